@@ -1,0 +1,47 @@
+# make            this list
+# make build      the binary, bin/roster
+# make test       all tests; those that need a program which is missing skip
+# make race       the same under the race detector (needs a C compiler)
+# make integration  the tests with real programs, all of which must be there
+# make bench      Go's benchmarks
+# make fuzz       each fuzz target for FUZZTIME
+# make lint       the linter
+# make check      what to run before a commit: tidy, lint, test, race
+
+GOLANGCI = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+FUZZTIME = 1m
+
+.PHONY: help build test race integration bench fuzz lint tidy check
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+build:
+	go build -o bin/roster ./cmd/roster
+
+test:
+	go test ./...
+
+race:
+	go test -race ./...
+
+integration:
+	ROSTER_REQUIRE_TOOLS=1 go test -count=1 ./integration/...
+
+bench:
+	go test -run '^$$' -bench . -benchmem ./...
+
+fuzz:
+	@for p in $$(go list ./...); do \
+		for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+			echo "$$p $$f" && go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
+		done; \
+	done
+
+lint:
+	$(GOLANGCI) run ./...
+
+tidy:
+	go mod tidy -diff
+
+check: tidy lint test race

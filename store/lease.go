@@ -1,0 +1,112 @@
+package store
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// Instant is a moment on a registry's lease clock: nanoseconds since the
+// registry was opened. The clock is monotonic, so steps of the wall clock move
+// no lease.
+type Instant int64
+
+// Never is the end of a lease that does not end.
+const Never Instant = math.MaxInt64
+
+// ended is the end of a lease that has been judged: nothing renews it.
+const ended Instant = math.MinInt64
+
+// Add returns t moved by d; Never stays Never.
+func (t Instant) Add(d time.Duration) Instant {
+	if t == Never {
+		return Never
+	}
+	return t + Instant(d)
+}
+
+// Sub returns the time from u to t.
+func (t Instant) Sub(u Instant) time.Duration { return time.Duration(t - u) }
+
+// Lease is how long one instance lives without a further heartbeat. It is
+// shared by all states of its instance from registration to removal; reading
+// it never blocks and is safe at any time.
+type Lease struct {
+	end   atomic.Int64 // an Instant
+	slot  slot         // whose lease it is
+	index int          // its place in the deadlines, -1: none; guarded by their mu
+}
+
+// slot is the place of an instance in the registry: no two instances of a
+// service share a label.
+type slot struct{ service, label string }
+
+func newLease(at slot, end Instant) *Lease {
+	l := &Lease{slot: at, index: -1}
+	l.end.Store(int64(end))
+	return l
+}
+
+// End returns when the lease ends; Never for a permanent instance.
+func (l *Lease) End() Instant { return Instant(l.end.Load()) }
+
+// Alive reports whether the lease still lasts at now.
+func (l *Lease) Alive(now Instant) bool { return now < l.End() }
+
+// TTL returns for how many seconds a cache that is told so at now may keep a
+// record of the instance: the whole seconds left less one, because caches
+// count in whole seconds and may keep a record up to one second longer than
+// its TTL. It is never below 0 and at most limit, which is what a permanent
+// instance gets.
+func (l *Lease) TTL(now Instant, limit uint32) uint32 {
+	end := l.End()
+	if end == Never {
+		return limit
+	}
+	if end <= now { // also where end is the ended mark, which must not be subtracted from
+		return 0
+	}
+	left := int64(end.Sub(now)/time.Second) - 1
+	return uint32(min(max(left, 0), int64(limit)))
+}
+
+// renew moves the end to at least end, unless the lease has ended by now; it
+// reports whether the lease lasts. It never shortens.
+func (l *Lease) renew(now, end Instant) bool {
+	for {
+		old := l.End()
+		if old <= now {
+			return false
+		}
+		if end <= old || l.end.CompareAndSwap(int64(old), int64(end)) {
+			return true
+		}
+	}
+}
+
+// set gives the lease a new length. A shorter one never ends before cached,
+// the moment at which the last honest cache has forgotten the instance, or
+// before the old end where that comes first.
+func (l *Lease) set(end, cached Instant) Instant {
+	for {
+		old := l.End()
+		next := max(end, min(old, cached))
+		if l.end.CompareAndSwap(int64(old), int64(next)) {
+			return next
+		}
+	}
+}
+
+// judge marks the lease as ended if it is, so that no late heartbeat revives
+// it while its removal is made durable, and reports whether it is.
+func (l *Lease) judge(now Instant) bool {
+	for {
+		old := l.End()
+		if old > now {
+			return false
+		}
+		if old == ended || l.end.CompareAndSwap(int64(old), int64(ended)) {
+			return true
+		}
+	}
+}

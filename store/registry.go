@@ -1,0 +1,472 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config is what a [Registry] can be told. The zero value is usable.
+type Config struct {
+	// Reserved are service names that are refused, each with what it is taken
+	// by, as it stands in the error: {"ns": "the zone's name server (--ns)"}.
+	Reserved map[string]string
+
+	// MaxTTL is the largest TTL that answers carry. After a restart it bounds
+	// how long caches may still hold what the last run answered. Default 30 s.
+	MaxTTL time.Duration
+
+	// History is how many events are kept for subscribers who resume.
+	// Default 16384.
+	History int
+
+	// SweepFailed is called, from the goroutine in [Registry.Run], when the
+	// removal of ended leases could not be made durable. They stay out of
+	// every answer and the removal is tried again. Default: nothing.
+	SweepFailed func(error)
+}
+
+func (c Config) withDefaults() Config {
+	if c.MaxTTL == 0 {
+		c.MaxTTL = 30 * time.Second
+	}
+	if c.History == 0 {
+		c.History = 16384
+	}
+	if c.SweepFailed == nil {
+		c.SweepFailed = func(error) {}
+	}
+	return c
+}
+
+// Registry is the live set: every registered instance with its lease. All
+// methods may be called concurrently. Reads take no lock and see a change
+// whole or not at all; a change costs in proportion to its service.
+type Registry struct {
+	cfg     Config
+	backend Backend
+	epoch   time.Time // of the lease clock
+
+	services sync.Map // string -> *service
+	labels   labelCounts
+	revision atomic.Uint64
+
+	writing   slotLocks
+	deadlines *deadlines
+	feed      *feed
+}
+
+// Open loads what the backend has kept. Every instance comes back with a full
+// fresh lease: nobody could send a heartbeat while the server was away. The
+// registry takes the backend over; Close closes it.
+func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
+	r := &Registry{
+		cfg:       cfg.withDefaults(),
+		backend:   b,
+		epoch:     time.Now(),
+		deadlines: newDeadlines(),
+	}
+	restored := map[*service]*View{}
+	at, err := b.Start(ctx, func(i *Instance) { r.restore(restored, i) }, r.apply)
+	if err != nil {
+		return nil, err
+	}
+	for s, v := range restored {
+		s.view.Store(v)
+	}
+	r.revision.Store(uint64(at))
+	r.feed = newFeed(r.cfg.History, at)
+	return r, nil
+}
+
+// restore takes one stored instance in, before anybody reads the registry.
+func (r *Registry) restore(into map[*service]*View, i *Instance) {
+	s := r.home(i.Service)
+	v := into[s]
+	if v == nil {
+		v = &View{Service: i.Service, home: s}
+		into[s] = v
+		s.cached.Store(int64(r.Now().Add(r.cfg.MaxTTL + time.Second)))
+	}
+	i.Service = v.Service // one copy of the name for all its instances
+	v.put(Member{i, r.grant(i)})
+	v.Revision = max(v.Revision, i.Revision)
+	r.labels.count(nil, i)
+}
+
+// grant makes the lease of a new member.
+func (r *Registry) grant(i *Instance) *Lease {
+	l := newLease(slot{i.Service, i.Label}, r.endOf(i.TTL))
+	r.deadlines.schedule(l, l.End())
+	return l
+}
+
+// Close ends all subscriptions and closes the backend.
+func (r *Registry) Close() error {
+	r.feed.stop()
+	return r.backend.Close()
+}
+
+// Now returns the present moment of the lease clock.
+func (r *Registry) Now() Instant { return Instant(time.Since(r.epoch)) }
+
+// Wall returns the wall clock's time at a moment of the lease clock.
+func (r *Registry) Wall(t Instant) time.Time {
+	now := time.Now()
+	return now.Add(t.Sub(Instant(now.Sub(r.epoch))))
+}
+
+// Revision returns the revision of the last change.
+func (r *Registry) Revision() Revision { return Revision(r.revision.Load()) }
+
+// Service returns the present state of a service, nil where nothing is
+// registered under that name. A view may still hold instances whose lease has
+// ended; its methods leave them out.
+func (r *Registry) Service(name string) *View {
+	s, ok := r.services.Load(name)
+	if !ok {
+		return nil
+	}
+	return s.(*service).view.Load() //nolint:errcheck // only home stores
+}
+
+// Services calls yield with the view of every service, in no order, until it
+// returns false.
+func (r *Registry) Services(yield func(*View) bool) {
+	r.services.Range(func(_, s any) bool {
+		v := s.(*service).view.Load() //nolint:errcheck // only home stores
+		return v == nil || yield(v)
+	})
+}
+
+// Len returns how many instances are registered, those included whose lease
+// has ended and whose removal is under way.
+func (r *Registry) Len() int { return r.labels.total() }
+
+// HasTag reports whether any registered instance carries a tag that reads, in
+// names, as the label.
+func (r *Registry) HasTag(label string) bool { return r.labels.has(label) }
+
+// HasProtocol reports whether any registered instance speaks the protocol.
+func (r *Registry) HasProtocol(p Protocol) bool { return r.labels.protocols[p].Load() > 0 }
+
+// Subscribe delivers every event of a service ("" for all) after the given
+// revision: first those returned, then those on the subscription. It returns
+// ErrCompacted where the history no longer reaches back so far. A subscriber
+// who lets buffer events pile up is cut off with ErrLagged.
+func (r *Registry) Subscribe(service string, after Revision, buffer int) (*Subscription, []Event, error) {
+	return r.feed.subscribe(service, after, buffer)
+}
+
+// Registration is what a registration or a heartbeat has left in place.
+type Registration struct {
+	*Instance
+	Expires  time.Time // the lease's end; zero where permanent
+	Created  bool      // it was not there before
+	Warnings []string  // allowed, but seldom meant
+}
+
+// Register takes an instance in, replaces the one with the same service and
+// ID, or, where that would change nothing, is a heartbeat. With create it only
+// takes in what is not there: ErrExists. The registry keeps the instance.
+func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Registration, error) {
+	if err := in.Normalize(); err != nil {
+		return Registration{}, err
+	}
+	if by, ok := r.cfg.Reserved[in.Service]; ok {
+		return Registration{}, &ConflictError{in.Service, by, "service " + in.Service, "choose another service name"}
+	}
+	at := slot{in.Service, in.Label}
+	if err := r.writing.lock(ctx, at); err != nil {
+		return Registration{}, err
+	}
+	defer r.writing.unlock(at)
+
+	present, known := r.member(at)
+	// Hearing from it renews the lease it has, so that a slow disk below does
+	// not let it end.
+	live := known && r.renew(present)
+	switch {
+	case live && present.ID != in.ID:
+		return Registration{}, &ConflictError{at.label + "." + at.service, present.String(), in.String(), "choose another ID"}
+	case live && create:
+		return Registration{}, fmt.Errorf("%s: %w", in, ErrExists)
+	case live && present.sameAs(in):
+		return r.registration(present, false), nil
+	case live:
+		in.Status = present.Status
+		return r.commit(ctx, at, Event{Kind: Updated, Before: present.Instance, After: in})
+	case known:
+		return r.commit(ctx, at, Event{Kind: Expired, Before: present.Instance}, Event{Kind: Registered, After: in})
+	}
+	return r.commit(ctx, at, Event{Kind: Registered, After: in})
+}
+
+// Beat is what a heartbeat may change along the way; nil leaves as it is.
+type Beat struct {
+	TTL    *time.Duration
+	Weight *uint16
+	Status *Status
+}
+
+// Heartbeat renews an instance's lease. Without a change it touches memory
+// only, so it goes on whatever the backend does.
+func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (Registration, error) {
+	at := slot{FoldName(service), Label(id)}
+	present, known := r.member(at)
+	if !known || present.ID != id || !r.renew(present) {
+		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
+	}
+	if b.changed(present.Instance) == nil {
+		return r.registration(present, false), nil
+	}
+	if b.TTL != nil {
+		if err := CheckTTL(*b.TTL); err != nil {
+			return Registration{}, err
+		}
+	}
+	if err := r.writing.lock(ctx, at); err != nil {
+		return Registration{}, err
+	}
+	defer r.writing.unlock(at)
+	// Again, now that nobody else writes it.
+	present, known = r.member(at)
+	if !known || present.ID != id || !r.renew(present) {
+		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
+	}
+	after := b.changed(present.Instance)
+	if after == nil {
+		return r.registration(present, false), nil
+	}
+	kind := Updated
+	if after.sameAs(present.Instance) {
+		kind = StatusChanged
+	}
+	return r.commit(ctx, at, Event{Kind: kind, Before: present.Instance, After: after})
+}
+
+// changed returns what the beat makes of i, nil where that is i itself.
+func (b Beat) changed(i *Instance) *Instance {
+	c := *i
+	if b.TTL != nil {
+		c.TTL = *b.TTL
+	}
+	if b.Weight != nil {
+		c.Weight = *b.Weight
+	}
+	if b.Status != nil {
+		c.Status = *b.Status
+	}
+	if c.TTL == i.TTL && c.Weight == i.Weight && c.Status == i.Status {
+		return nil
+	}
+	return &c
+}
+
+// Removal is what a deregistration has left behind.
+type Removal struct {
+	Revision Revision
+	// SafeAfter is when the last honest cache has forgotten the instance: the
+	// last TTL handed out, counted from its answer, and one second more; never
+	// after the lease's end.
+	SafeAfter time.Time
+}
+
+// Deregister removes an instance.
+func (r *Registry) Deregister(ctx context.Context, service, id string) (Removal, error) {
+	at := slot{FoldName(service), Label(id)}
+	if err := r.writing.lock(ctx, at); err != nil {
+		return Removal{}, err
+	}
+	defer r.writing.unlock(at)
+	present, known := r.member(at)
+	if !known || present.ID != id || !present.Lease.Alive(r.Now()) {
+		return Removal{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
+	}
+	home := r.Service(at.service).home // it cannot go while its member stays
+	events := []Event{{Kind: Deregistered, Before: present.Instance}}
+	if err := r.backend.Commit(ctx, events); err != nil {
+		return Removal{}, fmt.Errorf("deregister %s: %w", present, err)
+	}
+	// Read after the view without it was published: see View.HandOut.
+	now := r.Now()
+	safe := max(now, min(present.Lease.End(), Instant(home.cached.Load())))
+	return Removal{events[0].Revision, r.Wall(safe)}, nil
+}
+
+// commit makes events durable and visible; the last one leaves the instance
+// at the slot, which the caller has locked.
+func (r *Registry) commit(ctx context.Context, at slot, events ...Event) (Registration, error) {
+	last := &events[len(events)-1]
+	if err := r.backend.Commit(ctx, events); err != nil {
+		return Registration{}, fmt.Errorf("register %s: %w", last.After, err)
+	}
+	present, ok := r.member(at)
+	if !ok {
+		panic("store: internal error: a committed instance is not in the registry")
+	}
+	return r.registration(present, last.Kind == Registered), nil
+}
+
+func (r *Registry) registration(m Member, created bool) Registration {
+	reg := Registration{Instance: m.Instance, Created: created, Warnings: m.Warnings()}
+	if end := m.Lease.End(); end != Never {
+		reg.Expires = r.Wall(end)
+	}
+	if v := r.Service(m.Service); v != nil {
+		for _, l := range v.ambiguous(m.Instance) {
+			reg.Warnings = append(reg.Warnings, fmt.Sprintf("tags: %s is the label of an instance and a tag of %s: the name %s.%s means the instance", l, m.Service, l, m.Service))
+		}
+	}
+	return reg
+}
+
+func (r *Registry) member(at slot) (Member, bool) {
+	v := r.Service(at.service)
+	if v == nil {
+		return Member{}, false
+	}
+	return v.at(at.label)
+}
+
+// renew starts the member's lease afresh and reports whether it had not ended.
+func (r *Registry) renew(m Member) bool {
+	now := r.Now()
+	return m.Lease.renew(now, endAt(now, m.TTL))
+}
+
+func (r *Registry) endOf(ttl time.Duration) Instant { return endAt(r.Now(), ttl) }
+
+func endAt(now Instant, ttl time.Duration) Instant {
+	if ttl == 0 {
+		return Never
+	}
+	return now.Add(ttl)
+}
+
+// home returns the place of a service, made where there is none. Only Open and
+// apply may make one.
+func (r *Registry) home(name string) *service {
+	if s, ok := r.services.Load(name); ok {
+		return s.(*service) //nolint:errcheck // only home stores
+	}
+	s := &service{}
+	r.services.Store(name, s)
+	return s
+}
+
+// apply is the registry's one state machine: it makes committed events
+// visible. The backend calls it with one batch at a time.
+func (r *Registry) apply(events []Event) {
+	edits := make(map[*service]*View, 1)
+	for k := range events {
+		r.applyOne(edits, &events[k])
+	}
+	for s, v := range edits {
+		if len(v.members) == 0 {
+			s.view.Store(nil)
+			r.services.Delete(v.Service)
+			continue
+		}
+		s.view.Store(v)
+	}
+	r.revision.Store(uint64(events[len(events)-1].Revision))
+	r.feed.publish(events)
+}
+
+func (r *Registry) applyOne(edits map[*service]*View, e *Event) {
+	i := e.Instance()
+	s := r.home(i.Service)
+	v := edits[s]
+	if v == nil {
+		if v = s.view.Load(); v == nil {
+			v = &View{Service: i.Service, home: s}
+		}
+		v = v.edit()
+		edits[s] = v
+	}
+	v.Revision = e.Revision
+	i.Service = v.Service // one copy of the name for all its instances
+	old, known := v.at(i.Label)
+	e.Before = old.Instance
+	r.labels.count(e.Before, e.After)
+	switch {
+	case e.After == nil:
+		v.drop(i.Label)
+		if known {
+			r.deadlines.remove(old.Lease)
+		}
+	case known:
+		end := old.Lease.set(r.endOf(i.TTL), Instant(s.cached.Load()))
+		r.deadlines.schedule(old.Lease, end)
+		v.put(Member{i, old.Lease})
+	default:
+		v.put(Member{i, r.grant(i)})
+	}
+}
+
+// Run removes instances whose leases have ended until ctx is done. Without it
+// they are in no answer either, but stay in memory and in the store.
+func (r *Registry) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		ended, next := r.deadlines.due(r.Now(), sweepBatch)
+		if len(ended) > 0 {
+			r.expire(ctx, ended)
+			continue
+		}
+		if next == Never {
+			timer.Stop()
+		} else {
+			timer.Reset(next.Sub(r.Now()))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		case <-r.deadlines.wake:
+		}
+	}
+}
+
+const (
+	// sweepBatch bounds how many removals share a commit, so that writers get
+	// their turn while a hundred thousand leases end in the same second.
+	sweepBatch = 1024
+	// sweepRetry is how long a removal waits that could not be made durable,
+	// or whose instance is being written: that write may yet revive it.
+	sweepRetry = 100 * time.Millisecond
+)
+
+// expire makes the removal of ended leases durable.
+func (r *Registry) expire(ctx context.Context, leases []*Lease) {
+	var events []Event
+	var locked []slot
+	again := r.Now().Add(sweepRetry)
+	for _, l := range leases {
+		if !r.writing.tryLock(l.slot) {
+			r.deadlines.schedule(l, again)
+			continue
+		}
+		locked = append(locked, l.slot)
+		if m, ok := r.member(l.slot); ok && m.Lease == l && l.judge(r.Now()) {
+			events = append(events, Event{Kind: Expired, Before: m.Instance})
+		}
+	}
+	defer r.writing.unlock(locked...)
+	if len(events) == 0 {
+		return
+	}
+	if err := r.backend.Commit(ctx, events); err != nil {
+		for _, l := range leases {
+			r.deadlines.schedule(l, again)
+		}
+		if !errors.Is(err, ErrClosed) && ctx.Err() == nil {
+			r.cfg.SweepFailed(fmt.Errorf("remove %d instances whose leases ended: %w", len(events), err))
+		}
+	}
+}
