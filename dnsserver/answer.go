@@ -1,0 +1,192 @@
+package dnsserver
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/miekg/dns"
+
+	"github.com/rosterdns/roster/store"
+)
+
+// question is one name and type that were asked, and the name's labels below
+// the zone in lower case.
+type question struct {
+	name   string // letter for letter: answers give it back so (0x20)
+	labels []string
+	rrtype uint16
+}
+
+// answer is what the zone has to say to a question, before it is brought into
+// a message: nothing is cut and nothing is shuffled.
+type answer struct {
+	rcode     int
+	records   []record // the answer section: best priority first, then by label
+	authority []dns.RR
+	glue      [][]dns.RR // additional RRsets of the name servers
+
+	weighted bool   // the order of the records is drawn by weight, else evenly
+	why      string // for people, where there are no records
+
+	view *store.View // whose instances the records are of, nil: of none
+	keep uint32      // the largest TTL of an instance's record: how long caches may keep something of it
+}
+
+// record is one record of the answer section.
+type record struct {
+	rr     dns.RR
+	weight int
+	target store.Member // an SRV record's: its addresses are additional
+}
+
+// answer answers a question from the registry as it is at now. It is a pure
+// function: the same registry, question and moment give the same answer.
+func (z *zone) answer(reg registry, q question, now store.Instant) answer {
+	revision := reg.Revision() // first, so that it is never newer than what it stands for
+	n := z.find(reg, q.labels, now)
+	a := answer{rcode: dns.RcodeSuccess}
+	switch {
+	case !n.exists:
+		a.rcode = dns.RcodeNameError
+	case n.apex:
+		z.answerApex(&a, q, revision)
+	case n.hosts != nil:
+		z.answerHost(&a, q, n)
+	case q.rrtype == dns.TypeANY:
+		a.records = []record{z.minimalAny(q.name)}
+	default:
+		z.answerInstances(&a, q, &n, now)
+	}
+	if len(a.records) == 0 {
+		a.authority = []dns.RR{z.soa(revision)}
+		a.why = n.emptyBecause()
+	}
+	return a
+}
+
+// minimalAny is the one record that ANY gets (RFC 8482 section 4.2).
+func (z *zone) minimalAny(owner string) record {
+	return record{rr: &dns.HINFO{Hdr: z.header(owner, dns.TypeHINFO, z.emptyTTL), Cpu: "RFC8482"}}
+}
+
+func (z *zone) answerApex(a *answer, q question, at store.Revision) {
+	switch q.rrtype {
+	case dns.TypeSOA:
+		soa := z.soa(at)
+		soa.Hdr.Name = q.name
+		a.records = []record{{rr: soa}}
+	case dns.TypeNS:
+		for _, s := range z.servers {
+			a.records = append(a.records, record{rr: &dns.NS{Hdr: z.header(q.name, dns.TypeNS, z.maxTTL), Ns: s.Name}})
+			a.glue = append(a.glue, z.addressSets(s.Name, s.Addrs, z.maxTTL)...)
+		}
+	case dns.TypeANY:
+		a.records = []record{z.minimalAny(q.name)}
+	}
+}
+
+func (z *zone) answerHost(a *answer, q question, n node) {
+	if q.rrtype == dns.TypeANY {
+		a.records = []record{z.minimalAny(q.name)}
+		return
+	}
+	for _, s := range n.hosts {
+		for _, rr := range z.addresses(q.name, s.Addrs, q.rrtype, z.maxTTL) {
+			a.records = append(a.records, record{rr: rr})
+		}
+	}
+}
+
+func (z *zone) answerInstances(a *answer, q question, n *node, now store.Instant) {
+	switch {
+	case n.addrs && (q.rrtype == dns.TypeA || q.rrtype == dns.TypeAAAA):
+		z.answerAddresses(a, q, n, now)
+	case n.ports != nil && q.rrtype == dns.TypeSRV:
+		z.answerSRV(a, q, n, now)
+	case n.own && q.rrtype == dns.TypeTXT:
+		m := n.members[0]
+		a.records = []record{{rr: z.text(q.name, m.Instance, m.Lease.TTL(now, z.maxTTL))}}
+	}
+	if len(a.records) == 0 {
+		return
+	}
+	a.view = n.view
+	for _, m := range n.members {
+		a.keep = max(a.keep, m.Lease.TTL(now, z.maxTTL))
+	}
+}
+
+// answerAddresses gives the addresses of the best priority that has any of the
+// family, each once. An address that several instances share has their weight
+// together.
+func (z *zone) answerAddresses(a *answer, q question, n *node, now store.Instant) {
+	best := -1
+	var from []store.Member
+	for _, m := range n.members {
+		if !slices.ContainsFunc(m.Addresses, ofFamily(q.rrtype)) {
+			continue
+		}
+		switch p := int(m.Priority); {
+		case best < 0 || p < best:
+			best, from = p, []store.Member{m}
+		case p == best:
+			from = append(from, m)
+		}
+	}
+	ttl := z.ttl(from, now)
+	seen := map[string]int{}
+	for _, m := range from {
+		for _, rr := range z.addresses(q.name, m.Addresses, q.rrtype, ttl) {
+			key := rr.String()
+			at, known := seen[key]
+			if !known {
+				at = len(a.records)
+				seen[key] = at
+				a.records = append(a.records, record{rr: rr})
+			}
+			a.records[at].weight += int(m.Weight)
+		}
+	}
+	a.weighted = true
+}
+
+func (z *zone) answerSRV(a *answer, q question, n *node, now store.Instant) {
+	from := slices.DeleteFunc(slices.Clone(n.members), func(m store.Member) bool { return n.ports(m.Instance) == 0 })
+	slices.SortStableFunc(from, func(x, y store.Member) int { return cmp.Compare(x.Priority, y.Priority) })
+	ttl := z.ttl(from, now)
+	for _, m := range from {
+		a.records = append(a.records, record{rr: z.service(q.name, m.Instance, n.ports(m.Instance), ttl), target: m})
+	}
+}
+
+// ttl is the one TTL of an RRset (RFC 2181 section 5.2): the smallest that any
+// of the instances in it allows.
+func (z *zone) ttl(set []store.Member, now store.Instant) uint32 {
+	ttl := z.maxTTL
+	for _, m := range set {
+		ttl = min(ttl, m.Lease.TTL(now, z.maxTTL))
+	}
+	return ttl
+}
+
+// additional returns the address RRsets of a record's target. Each has the
+// TTL that its own instance allows.
+func (z *zone) additional(r record, now store.Instant) [][]dns.RR {
+	if r.target.Instance == nil {
+		return nil
+	}
+	m := r.target
+	return z.addressSets(z.instanceName(m.Instance), m.Addresses, m.Lease.TTL(now, z.maxTTL))
+}
+
+// addressSets returns the A and the AAAA RRset of a name, where it has them.
+func (z *zone) addressSets(owner string, addrs []netip.Addr, ttl uint32) [][]dns.RR {
+	var sets [][]dns.RR
+	for _, t := range []uint16{dns.TypeA, dns.TypeAAAA} {
+		if set := z.addresses(owner, addrs, t, ttl); len(set) > 0 {
+			sets = append(sets, set)
+		}
+	}
+	return sets
+}

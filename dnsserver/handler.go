@@ -1,0 +1,98 @@
+package dnsserver
+
+import (
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/rosterdns/roster/store"
+)
+
+// accept decides on a message's header alone. Responses are dropped without a
+// word, so that no two servers can be set to answering each other.
+func accept(h dns.Header) dns.MsgAcceptAction {
+	const (
+		response = 1 << 15
+		opcode   = 0xf
+	)
+	switch {
+	case h.Bits&response != 0:
+		return dns.MsgIgnore
+	case int(h.Bits>>11)&opcode != dns.OpcodeQuery:
+		return dns.MsgRejectNotImplemented
+	case h.Qdcount != 1 || h.Ancount != 0 || h.Nscount > 1 || h.Arcount > 2:
+		return dns.MsgReject // FORMERR; IXFR has a SOA in authority, OPT and TSIG are additional
+	}
+	return dns.MsgAccept
+}
+
+// ServeDNS implements [dns.Handler].
+func (s *Server) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
+	r := s.respond(req, w.RemoteAddr().Network() == "tcp")
+	if err := w.WriteMsg(r); err != nil {
+		// The client has gone, or its address cannot be reached: nobody is
+		// left to tell, and a log line a query is a way to fill the disk.
+		return
+	}
+}
+
+// respond makes the response to a query that accept let through.
+func (s *Server) respond(req *dns.Msg, stream bool) *dns.Msg {
+	r := reply(req, stream, s.cfg.EDNSSize)
+	if code, ok := gate(req); !ok {
+		r.Rcode = code
+		return r.Msg
+	}
+	q := question{name: req.Question[0].Name, rrtype: req.Question[0].Qtype}
+	var inZone bool
+	if q.labels, inZone = below(s.zone.name, q.name); !inZone {
+		r.Rcode = dns.RcodeRefused
+		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "the zone here is "+s.zone.name)
+		return r.Msg
+	}
+	r.Authoritative = true
+	a, now := s.settle(q)
+	r.fill(s.zone, a, now)
+	return r.Msg
+}
+
+// gate returns the response code for a query that gets no answer whatever its
+// name is.
+func gate(req *dns.Msg) (rcode int, ok bool) {
+	opts := 0
+	for _, rr := range req.Extra {
+		if rr.Header().Rrtype == dns.TypeOPT {
+			opts++
+		}
+	}
+	if opts > 1 {
+		return dns.RcodeFormatError, false // RFC 6891 section 6.1.1
+	}
+	if opt := req.IsEdns0(); opt != nil && opt.Version() != 0 {
+		return dns.RcodeBadVers, false
+	}
+	q := req.Question[0]
+	switch {
+	case q.Qclass != dns.ClassINET && q.Qclass != dns.ClassANY:
+		return dns.RcodeRefused, false
+	case q.Qtype == dns.TypeAXFR || q.Qtype == dns.TypeIXFR:
+		return dns.RcodeRefused, false // nobody is allowed a transfer
+	}
+	return 0, true
+}
+
+// settle answers the question from a state that was still the present one
+// after the registry had noted how long caches may keep the answer. Otherwise
+// somebody who deregisters in between would be told too early that no cache
+// holds the instance.
+func (s *Server) settle(q question) (answer, store.Instant) {
+	for {
+		now := s.registry.Now()
+		a := s.zone.answer(s.registry, q, now)
+		// A cache may keep a record up to a second longer than its TTL.
+		until := now.Add(time.Duration(a.keep)*time.Second + time.Second)
+		if a.view == nil || a.view.HandOut(until) {
+			return a, now
+		}
+	}
+}

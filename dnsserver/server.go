@@ -1,0 +1,265 @@
+// Package dnsserver is the authoritative DNS server for one zone, answered
+// from a [store.Registry] as it is at the moment of the query.
+//
+// The life of a query: the library unpacks it, handler.go turns away what gets
+// no answer, names.go finds which instances the name stands for, answer.go
+// says what there is to say to it, response.go fits that into a message. Only
+// records.go makes records.
+//
+// It promises that no TTL outlives the lease behind it, that an answer is
+// complete or says that it is not, and that what was acknowledged is answered.
+package dnsserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rosterdns/roster/store"
+)
+
+// Config is what a [Server] needs to know.
+type Config struct {
+	// Registry is what is answered from. Required.
+	Registry *store.Registry
+
+	// Listen are the addresses, host:port, each for UDP and TCP. Port 0 takes
+	// a free one, the same for both. Default 127.0.0.1:0.
+	Listen []string
+
+	// Zone is the zone's name as [Zone] returns it. Default "service.".
+	Zone string
+
+	// NameServers are the zone's, the first of them the SOA's. Default: ns
+	// below the zone, with the addresses that Listen gives.
+	NameServers []NameServer
+
+	// MaxTTL is the largest TTL of any record, in seconds. 0: records are not
+	// to be cached at all. MaxTTL has no default here.
+	MaxTTL uint32
+
+	// NegativeTTL is for how many seconds caches may keep that a name or type
+	// does not exist (RFC 2308).
+	NegativeTTL uint32
+
+	// EDNSSize is the largest message over UDP, in octets, whatever a client
+	// offers. Default 1232.
+	EDNSSize uint16
+
+	// MaxConns bounds the open TCP connections of each listener. Default 4096.
+	MaxConns int
+
+	// Log gets what the operator should know. Default: the standard logger.
+	Log logrus.FieldLogger
+}
+
+func (c Config) withDefaults() Config {
+	if len(c.Listen) == 0 {
+		c.Listen = []string{"127.0.0.1:0"}
+	}
+	if c.Zone == "" {
+		c.Zone = "service."
+	}
+	if c.EDNSSize == 0 {
+		c.EDNSSize = 1232
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = 4096
+	}
+	if c.Log == nil {
+		c.Log = logrus.StandardLogger()
+	}
+	return c
+}
+
+// Server answers for the zone on all its listeners.
+type Server struct {
+	cfg      Config
+	registry *store.Registry
+	zone     *zone
+	addrs    []netip.AddrPort
+	servers  []*dns.Server // two for each address: UDP and TCP
+}
+
+// New binds every address, so that a port in use is known at once. Serve must
+// follow, or Close.
+func New(cfg Config) (*Server, error) {
+	cfg = cfg.withDefaults()
+	s := &Server{cfg: cfg, registry: cfg.Registry}
+	for _, address := range cfg.Listen {
+		if err := s.listen(address); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	s.zone = &zone{name: cfg.Zone, servers: cfg.NameServers, maxTTL: cfg.MaxTTL, emptyTTL: cfg.NegativeTTL}
+	if len(s.zone.servers) == 0 {
+		s.zone.servers = []NameServer{{Name: "ns." + cfg.Zone}}
+	}
+	s.zone.servers = withGlue(s.zone.servers, cfg.Zone, s.addrs)
+	return s, nil
+}
+
+// Addrs returns the addresses that the server listens on, in Listen's order.
+func (s *Server) Addrs() []netip.AddrPort { return s.addrs }
+
+// listen binds UDP and TCP to one address and the same port.
+func (s *Server) listen(address string) error {
+	const tries = 20 // a free UDP port may be taken for TCP
+	for try := 1; ; try++ {
+		pc, err := net.ListenPacket("udp", address)
+		if err != nil {
+			return fmt.Errorf("listen for DNS (--dns): %w", err)
+		}
+		bound := pc.LocalAddr().(*net.UDPAddr).AddrPort() //nolint:errcheck // what a UDP socket has
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return errors.Join(err, pc.Close())
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(int(bound.Port()))))
+		if err != nil {
+			err = errors.Join(fmt.Errorf("listen for DNS (--dns): %w", err), pc.Close())
+			if _, port, _ := net.SplitHostPort(address); port == "0" && try < tries {
+				continue
+			}
+			return err
+		}
+		s.addrs = append(s.addrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
+		s.servers = append(s.servers, s.newUDP(pc), s.newTCP(l))
+		return nil
+	}
+}
+
+func (s *Server) newUDP(pc net.PacketConn) *dns.Server {
+	return &dns.Server{PacketConn: pc, Handler: s, MsgAcceptFunc: accept, UDPSize: 4096}
+}
+
+func (s *Server) newTCP(l net.Listener) *dns.Server {
+	return &dns.Server{
+		Listener:      netutil.LimitListener(l, s.cfg.MaxConns),
+		Handler:       s,
+		MsgAcceptFunc: accept,
+		MaxTCPQueries: -1, // no end: connections are to be kept (RFC 7766 section 6.2.1)
+		ReadTimeout:   5 * time.Second,
+		WriteTimeout:  5 * time.Second,
+		IdleTimeout:   func() time.Duration { return 20 * time.Second },
+	}
+}
+
+// Serve answers until ctx is done, then finishes the queries under way and
+// returns when every goroutine it started has ended. An error is of a listener
+// that failed.
+func (s *Server) Serve(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, one := range s.servers {
+		started := make(chan struct{})
+		one.NotifyStartedFunc = func() { close(started) }
+		g.Go(func() error {
+			if err := one.ActivateAndServe(); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("serve DNS: %w", err)
+			}
+			return nil
+		})
+		g.Go(func() error {
+			<-ctx.Done()
+			// A server that has not come to serving cannot be shut down.
+			select {
+			case <-started:
+			case <-time.After(time.Second):
+			}
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+			defer cancel()
+			if err := one.ShutdownContext(end); err != nil {
+				s.cfg.Log.WithError(err).Warn("some DNS queries were still open at the end")
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// stopTime is how long queries under way may take once the server is to end.
+const stopTime = 3 * time.Second
+
+// Close releases the listeners of a server that was never served.
+func (s *Server) Close() error {
+	var errs []error
+	for _, one := range s.servers {
+		if one.PacketConn != nil {
+			errs = append(errs, one.PacketConn.Close())
+		}
+		if one.Listener != nil {
+			errs = append(errs, one.Listener.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// withGlue gives name servers inside the zone that have no addresses those
+// that the server listens on.
+func withGlue(servers []NameServer, zone string, listen []netip.AddrPort) []NameServer {
+	out := make([]NameServer, len(servers))
+	for k, s := range servers {
+		out[k] = s
+		if !dns.IsSubDomain(zone, s.Name) {
+			out[k].Addrs = nil
+		} else if len(s.Addrs) == 0 {
+			out[k].Addrs = reachable(listen)
+		}
+	}
+	return out
+}
+
+// reachable returns the addresses at which the listeners can be reached: for a
+// wildcard those of the host's interfaces, without the loopback ones if there
+// are others.
+func reachable(listen []netip.AddrPort) []netip.Addr {
+	var own, loopback []netip.Addr
+	add := func(a netip.Addr) {
+		switch {
+		case a.IsLoopback():
+			loopback = append(loopback, a)
+		case !a.IsLinkLocalUnicast():
+			own = append(own, a)
+		}
+	}
+	for _, l := range listen {
+		if !l.Addr().IsUnspecified() {
+			add(l.Addr())
+			continue
+		}
+		for _, a := range interfaceAddrs() {
+			if l.Addr().Is6() || a.Is4() { // [::] takes both families
+				add(a)
+			}
+		}
+	}
+	if len(own) == 0 {
+		own = loopback
+	}
+	slices.SortFunc(own, netip.Addr.Compare)
+	return slices.Compact(own) // two listeners may share an address
+}
+
+func interfaceAddrs() []netip.Addr {
+	var addrs []netip.Addr
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil // no glue then: the name server's address is found elsewhere
+	}
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			addrs = append(addrs, p.Addr().Unmap())
+		}
+	}
+	return addrs
+}

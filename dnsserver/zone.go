@@ -1,0 +1,107 @@
+package dnsserver
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/miekg/dns"
+
+	"github.com/rosterdns/roster/store"
+)
+
+// zone is the fixed part of what is served: its name, its name servers and its
+// TTLs. Everything that changes is in the registry. A zone is never modified.
+type zone struct {
+	name     string // fully qualified, lower case
+	servers  []NameServer
+	maxTTL   uint32
+	emptyTTL uint32 // of the SOA in a negative answer, and its MINIMUM
+}
+
+// NameServer is one name server of the zone.
+type NameServer struct {
+	Name  string       // fully qualified
+	Addrs []netip.Addr // glue; left out where the name is outside the zone
+}
+
+// registry is what answers are made from.
+type registry interface {
+	Service(name string) *store.View
+	HasTag(label string) bool
+	HasProtocol(p store.Protocol) bool
+	Revision() store.Revision
+}
+
+// Zone checks and returns a zone's name, fully qualified and in lower case. An
+// error names the flag.
+func Zone(name string) (string, error) {
+	name = strings.ToLower(dns.Fqdn(name))
+	if _, ok := dns.IsDomainName(name); !ok || name == "." {
+		return "", fmt.Errorf("zone %q is no domain name below the root, such as service. is", name)
+	}
+	// An instance's own name is two labels of 63 octets at most below it.
+	if len(name)+2*64 > 254 {
+		return "", fmt.Errorf("zone %q is too long: with two labels of 63 octets before it a name would be over 255", name)
+	}
+	return name, nil
+}
+
+// Reserved returns the labels directly below the zone that its name servers
+// take, so that no service may have them, each with who takes it.
+func Reserved(zone string, servers []NameServer) map[string]string {
+	reserved := map[string]string{}
+	for _, s := range servers {
+		if rel, ok := below(zone, s.Name); ok && len(rel) > 0 {
+			reserved[rel[len(rel)-1]] = fmt.Sprintf("the zone's name server %s (--ns)", s.Name)
+		}
+	}
+	return reserved
+}
+
+// below returns the labels, in lower case, by which name stands below the
+// zone, none for the zone itself; false where it is elsewhere. DNS ignores the
+// case of ASCII letters only (RFC 4343).
+func below(zone, name string) ([]string, bool) {
+	labels := dns.SplitDomainName(name)
+	n := dns.CountLabel(zone)
+	if len(labels) < n {
+		return nil, false
+	}
+	for k, l := range labels {
+		labels[k] = lowerASCII(l)
+	}
+	at := len(labels) - n
+	if strings.Join(labels[at:], ".")+"." != zone {
+		return nil, false
+	}
+	return labels[:at], true
+}
+
+func lowerASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
+}
+
+// soa returns the zone's SOA at a revision. A secondary that is cut off stops
+// answering after EXPIRE rather than serving the dead for long.
+func (z *zone) soa(at store.Revision) *dns.SOA {
+	return &dns.SOA{
+		Hdr:     z.header(z.name, dns.TypeSOA, z.emptyTTL),
+		Ns:      z.servers[0].Name,
+		Mbox:    "hostmaster." + z.name,
+		Serial:  uint32(at), // the low 32 bits; serials compare modulo 2^32 (RFC 1982)
+		Refresh: 30,
+		Retry:   10,
+		Expire:  300,
+		Minttl:  z.emptyTTL,
+	}
+}
+
+func (z *zone) header(owner string, rrtype uint16, ttl uint32) dns.RR_Header {
+	return dns.RR_Header{Name: owner, Rrtype: rrtype, Class: dns.ClassINET, Ttl: ttl}
+}
