@@ -1,0 +1,273 @@
+package httpapi
+
+import (
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	"github.com/rosterdns/roster/store"
+)
+
+// instanceJSON is an instance in a reply.
+type instanceJSON struct {
+	Service   string            `json:"service"`
+	ID        string            `json:"id"`
+	Addresses []netip.Addr      `json:"addresses"`
+	Port      uint16            `json:"port"`
+	Ports     map[string]uint16 `json:"ports,omitempty"`
+	Protocol  string            `json:"protocol"`
+	Priority  uint16            `json:"priority"`
+	Weight    uint16            `json:"weight"`
+	TTL       int               `json:"ttl,omitempty"` // seconds
+	Permanent bool              `json:"permanent,omitempty"`
+	Tags      []string          `json:"tags,omitempty"`
+	Meta      map[string]string `json:"meta,omitempty"`
+	Status    string            `json:"status"`
+	DNSName   string            `json:"dns_name"`
+	Expires   timestamp         `json:"expires,omitzero"`
+	Revision  store.Revision    `json:"revision"`
+	Warnings  []string          `json:"warnings,omitempty"`
+}
+
+// timestamp is a moment in RFC 3339, UTC, always with a fraction.
+type timestamp time.Time
+
+// IsZero is for omitzero.
+func (t timestamp) IsZero() bool { return time.Time(t).IsZero() }
+
+// MarshalText implements [encoding.TextMarshaler].
+func (t timestamp) MarshalText() ([]byte, error) {
+	return time.Time(t).UTC().AppendFormat(nil, "2006-01-02T15:04:05.000000000Z07:00"), nil
+}
+
+func (s *Server) describe(i *store.Instance, expires time.Time) instanceJSON {
+	d := instanceJSON{
+		Service:   i.Service,
+		ID:        i.ID,
+		Addresses: i.Addresses,
+		Port:      i.Port,
+		Protocol:  i.Protocol.String(),
+		Priority:  i.Priority,
+		Weight:    i.Weight,
+		TTL:       int(i.TTL / time.Second),
+		Permanent: i.Permanent(),
+		Tags:      i.Tags,
+		Status:    i.Status.String(),
+		DNSName:   s.cfg.Name(i),
+		Expires:   timestamp(expires),
+		Revision:  i.Revision,
+	}
+	if len(i.Ports) > 0 {
+		d.Ports = make(map[string]uint16, len(i.Ports))
+		for _, p := range i.Ports {
+			d.Ports[p.Name] = p.Port
+		}
+	}
+	if len(i.Meta) > 0 {
+		d.Meta = make(map[string]string, len(i.Meta))
+		for _, p := range i.Meta {
+			d.Meta[p.Key] = p.Value
+		}
+	}
+	return d
+}
+
+// register is PUT /v1/services/{service}/instances/{id}.
+func (s *Server) register(w http.ResponseWriter, r *http.Request) error {
+	service, id, err := target(r)
+	if err != nil {
+		return err
+	}
+	in, err := readInstance(w, r)
+	if err != nil {
+		return err
+	}
+	in.Service, in.ID = service, id
+	return s.store(w, r, in)
+}
+
+// registerUnnamed is POST /v1/services/{service}/instances.
+func (s *Server) registerUnnamed(w http.ResponseWriter, r *http.Request) error {
+	service, err := pathVar(r, "service")
+	if err != nil {
+		return err
+	}
+	in, err := readInstance(w, r)
+	if err != nil {
+		return err
+	}
+	in.Service, in.ID = service, store.DeriveID(in.Addresses[0], in.Port, in.Protocol)
+	w.Header().Set("Location", "/v1/services/"+url.PathEscape(service)+"/instances/"+url.PathEscape(in.ID))
+	return s.store(w, r, in)
+}
+
+// readInstance reads the body over the defaults. An instance without an
+// address has the one that the request came from.
+func readInstance(w http.ResponseWriter, r *http.Request) (*store.Instance, error) {
+	if err := takeQuery(r); err != nil {
+		return nil, err
+	}
+	b, err := readBody(w, r)
+	if err != nil {
+		return nil, err
+	}
+	in := &store.Instance{Priority: store.DefaultPriority, Weight: store.DefaultWeight, TTL: store.DefaultTTL}
+	if err := parseInstance(b, in); err != nil {
+		return nil, err
+	}
+	if len(in.Addresses) == 0 {
+		peer, err := peerAddr(r)
+		if err != nil {
+			return nil, err
+		}
+		in.Addresses = []netip.Addr{peer}
+	}
+	return in, nil
+}
+
+// peerAddr returns the address that the request came from.
+func peerAddr(r *http.Request) (netip.Addr, error) {
+	p, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}, problemf(http.StatusBadRequest, "addresses: none given, and the peer's is not known; give one")
+	}
+	return p.Addr().Unmap().WithZone(""), nil
+}
+
+// store registers the instance and replies with what is stored.
+func (s *Server) store(w http.ResponseWriter, r *http.Request, in *store.Instance) error {
+	create, err := createOnly(r)
+	if err != nil {
+		return err
+	}
+	reg, err := s.registry.Register(r.Context(), in, create)
+	if err != nil {
+		return err
+	}
+	status := http.StatusOK
+	if reg.Created {
+		status = http.StatusCreated
+	}
+	d := s.describe(reg.Instance, reg.Expires)
+	d.Warnings = reg.Warnings
+	return writeJSON(w, status, d)
+}
+
+// createOnly reports whether the request asks not to replace an instance
+// (RFC 9110 section 13.1.2).
+func createOnly(r *http.Request) (bool, error) {
+	switch v := r.Header.Get("If-None-Match"); {
+	case r.Header.Get("If-Match") != "":
+		return false, problemf(http.StatusBadRequest, "If-Match is not taken here; leave it out")
+	case v == "":
+		return false, nil
+	case v == "*":
+		return true, nil
+	default:
+		return false, problemf(http.StatusBadRequest, "If-None-Match %s is not taken here; send *, or leave it out", v)
+	}
+}
+
+// instance is GET /v1/services/{service}/instances/{id}.
+func (s *Server) instance(w http.ResponseWriter, r *http.Request) error {
+	service, id, err := target(r)
+	if err != nil {
+		return err
+	}
+	if err := takeQuery(r); err != nil {
+		return err
+	}
+	now := s.registry.Now()
+	m, ok := s.find(service, id, now)
+	if !ok {
+		return problemf(http.StatusNotFound, "%s/%s: %v", service, id, store.ErrNotFound)
+	}
+	if unchanged(w, r, m.Revision) {
+		return nil
+	}
+	return writeJSON(w, http.StatusOK, s.describe(m.Instance, s.expires(m)))
+}
+
+func (s *Server) find(service, id string, now store.Instant) (store.Member, bool) {
+	v := s.registry.Service(service)
+	if v == nil {
+		return store.Member{}, false
+	}
+	m, ok := v.ByLabel(store.Label(id), now)
+	return m, ok && m.ID == id
+}
+
+func (s *Server) expires(m store.Member) time.Time {
+	if end := m.Lease.End(); end != store.Never {
+		return s.registry.Wall(end)
+	}
+	return time.Time{}
+}
+
+// heartbeat is PUT /v1/services/{service}/instances/{id}/heartbeat.
+func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) error {
+	service, id, err := target(r)
+	if err != nil {
+		return err
+	}
+	b, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	beat, err := parseBeat(b)
+	if err != nil {
+		return err
+	}
+	reg, err := s.registry.Heartbeat(r.Context(), service, id, beat)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, struct {
+		TTL       int            `json:"ttl,omitempty"`
+		Permanent bool           `json:"permanent,omitempty"`
+		Expires   timestamp      `json:"expires,omitzero"`
+		Revision  store.Revision `json:"revision"`
+	}{int(reg.TTL / time.Second), reg.Permanent(), timestamp(reg.Expires), reg.Revision})
+}
+
+// deregister is DELETE /v1/services/{service}/instances/{id}.
+func (s *Server) deregister(w http.ResponseWriter, r *http.Request) error {
+	service, id, err := target(r)
+	if err != nil {
+		return err
+	}
+	if err := takeQuery(r); err != nil {
+		return err
+	}
+	gone, err := s.registry.Deregister(r.Context(), service, id)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, struct {
+		Revision  store.Revision `json:"revision"`
+		SafeAfter timestamp      `json:"safe_after"`
+	}{gone.Revision, timestamp(gone.SafeAfter)})
+}
+
+// target returns the service and the ID in the path.
+func target(r *http.Request) (service, id string, err error) {
+	if service, err = pathVar(r, "service"); err != nil {
+		return "", "", err
+	}
+	id, err = pathVar(r, "id")
+	return service, id, err
+}
+
+func pathVar(r *http.Request, name string) (string, error) {
+	v, err := url.PathUnescape(mux.Vars(r)[name])
+	if err != nil {
+		return "", problemf(http.StatusBadRequest, "%s in the path: %v", name, err)
+	}
+	if name == "service" {
+		v = store.FoldName(v)
+	}
+	return v, nil
+}

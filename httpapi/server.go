@@ -1,0 +1,224 @@
+// Package httpapi is the HTTP side of a [store.Registry]: services register
+// over it, keep themselves alive and are listed.
+//
+// The life of a request: server.go has the whole table of routes and the
+// limits, body.go reads what was sent and names what is wrong with it,
+// instances.go and lists.go do the work, seed.go is the API that roster began
+// with, errors.go turns every error into a problem document (RFC 9457).
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/mux"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/net/netutil"
+
+	"github.com/rosterdns/roster/store"
+)
+
+// Config is what a [Server] needs to know.
+type Config struct {
+	// Registry is what the API reads and changes. Required.
+	Registry *store.Registry
+
+	// Listen is the address, host:port; port 0 takes a free one. Default
+	// 127.0.0.1:0.
+	Listen string
+
+	// Name returns an instance's name in DNS, the dns_name of replies.
+	// Required.
+	Name func(*store.Instance) string
+
+	// MaxConns bounds the open connections; more wait to be accepted. Default
+	// 32768.
+	MaxConns int
+
+	// Log gets what the operator should know. Default: the standard logger.
+	Log logrus.FieldLogger
+}
+
+func (c Config) withDefaults() Config {
+	if c.Listen == "" {
+		c.Listen = "127.0.0.1:0"
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = 32768
+	}
+	if c.Log == nil {
+		c.Log = logrus.StandardLogger()
+	}
+	return c
+}
+
+// The limits on what a client may send and how long it may take.
+const (
+	maxBody       = 64 << 10
+	maxHeader     = 16 << 10 // 431 above
+	headerTimeout = 5 * time.Second
+	readTimeout   = 15 * time.Second
+	writeTimeout  = 30 * time.Second
+	idleTimeout   = 2 * time.Minute
+	stopTime      = 5 * time.Second
+)
+
+// Server is the API on one listener.
+type Server struct {
+	cfg      Config
+	registry *store.Registry
+	listener net.Listener
+	ready    atomic.Bool
+}
+
+// New binds the address, so that a port in use is known at once. Serve must
+// follow, or Close.
+func New(cfg Config) (*Server, error) {
+	cfg = cfg.withDefaults()
+	l, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen for HTTP (--http): %w", err)
+	}
+	return &Server{cfg: cfg, registry: cfg.Registry, listener: l}, nil
+}
+
+// Addr returns the address that the server listens on.
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// Close releases the listener of a server that was never served.
+func (s *Server) Close() error { return s.listener.Close() }
+
+// Serve answers until ctx is done, then finishes the requests under way and
+// returns when every goroutine it started has ended. An error is of a listener
+// that failed.
+func (s *Server) Serve(ctx context.Context) error {
+	h := &http.Server{
+		Handler:           s.Handler(),
+		MaxHeaderBytes:    maxHeader,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		s.ready.Store(false)
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+		defer cancel()
+		if err := h.Shutdown(end); err != nil {
+			s.cfg.Log.WithError(err).Warn("some HTTP requests were still open at the end and were cut off")
+			_ = h.Close()
+		}
+	})
+	s.ready.Store(true)
+	err := h.Serve(netutil.LimitListener(s.listener, s.cfg.MaxConns))
+	if errors.Is(err, http.ErrServerClosed) {
+		<-stopped
+		return nil
+	}
+	stop()
+	return fmt.Errorf("serve HTTP: %w", err)
+}
+
+// Handler returns the API without a listener.
+func (s *Server) Handler() http.Handler {
+	r := mux.NewRouter()
+	// IDs may hold slashes and dots, which arrive escaped: they are not to be
+	// read as a path.
+	r.UseEncodedPath().SkipClean(true)
+	const instance = "/v1/services/{service}/instances/{id}"
+	for _, route := range []struct {
+		path    string
+		methods methods
+	}{
+		{instance + "/heartbeat", methods{http.MethodPut: s.heartbeat}},
+		{instance, methods{http.MethodGet: s.instance, http.MethodPut: s.register, http.MethodDelete: s.deregister}},
+		{"/v1/services/{service}/instances", methods{http.MethodPost: s.registerUnnamed}},
+		{"/v1/services/{service}", methods{http.MethodGet: s.service}},
+		{"/v1/services", methods{http.MethodGet: s.services}},
+		{"/register", methods{http.MethodPost: s.seedRegister}},
+		{"/deregister", methods{http.MethodPost: s.seedDeregister}},
+		{"/services", methods{http.MethodGet: s.seedServices}},
+		{"/healthz", methods{http.MethodGet: s.healthz}},
+		{"/readyz", methods{http.MethodGet: s.readyz}},
+	} {
+		r.Handle(route.path, route.methods)
+	}
+	r.NotFoundHandler = handlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+		return problemf(http.StatusNotFound, "there is no %s here; docs/api.md has the paths", r.URL.EscapedPath())
+	})
+	// A browser on this host must not be made to register services by a page
+	// from elsewhere.
+	crossOrigin := http.NewCrossOriginProtection()
+	crossOrigin.SetDenyHandler(handlerFunc(func(http.ResponseWriter, *http.Request) error {
+		return problemf(http.StatusForbidden, "a page from another origin may not change the registry")
+	}))
+	return crossOrigin.Handler(r)
+}
+
+// handlerFunc is a handler whose error becomes the response.
+type handlerFunc func(http.ResponseWriter, *http.Request) error
+
+// ServeHTTP implements [http.Handler].
+func (f handlerFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := f(w, r); err != nil {
+		writeProblem(w, r, err)
+	}
+}
+
+// methods has a path's handler for each method.
+type methods map[string]handlerFunc
+
+// ServeHTTP implements [http.Handler].
+func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet // net/http leaves out the body
+	}
+	f, ok := m[method]
+	if !ok {
+		f = m.notAllowed
+	}
+	f.ServeHTTP(w, r)
+}
+
+func (m methods) notAllowed(w http.ResponseWriter, r *http.Request) error {
+	var allowed []string
+	for method := range m {
+		allowed = append(allowed, method)
+		if method == http.MethodGet {
+			allowed = append(allowed, http.MethodHead)
+		}
+	}
+	slices.Sort(allowed)
+	list := strings.Join(allowed, ", ")
+	w.Header().Set("Allow", list)
+	return problemf(http.StatusMethodNotAllowed, "%s does not take %s; it takes %s", r.URL.EscapedPath(), r.Method, list)
+}
+
+// healthz says that the process runs.
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) error {
+	return writeText(w, "ok\n")
+}
+
+// readyz says that the registry is loaded and the server has not begun to end.
+func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) error {
+	if !s.ready.Load() {
+		return problemf(http.StatusServiceUnavailable, "the server is starting or stopping; ask again, or another server")
+	}
+	return writeText(w, "ok\n")
+}
+
+func writeText(w http.ResponseWriter, text string) error {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, err := w.Write([]byte(text))
+	return ignoreGone(err)
+}
