@@ -1,0 +1,247 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/miekg/dns"
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/rosterdns/roster/dnsserver"
+)
+
+// serveFlags are the flags of roster serve. Each may also be an environment
+// variable (--max-ttl: ROSTER_MAX_TTL) or a key of the file (max-ttl); a flag
+// beats the environment, and that the file.
+type serveFlags struct {
+	config      string
+	zone        string
+	dns         []string
+	http        string
+	store       string
+	ns          []string
+	maxTTL      uint32
+	negativeTTL uint32
+	ednsSize    uint16
+	open        bool
+	logLevel    string
+	logFormat   string
+}
+
+func (f *serveFlags) register(fs *pflag.FlagSet) {
+	fs.SortFlags = false
+	fs.StringVar(&f.zone, "zone", "service.", "the zone to answer for")
+	fs.StringSliceVar(&f.dns, "dns", []string{"127.0.0.1:8053"}, "`address`es for DNS over UDP and TCP")
+	fs.StringVar(&f.http, "http", "127.0.0.1:8054", "`address` for the HTTP API")
+	fs.StringVar(&f.store, "store", "bolt:roster.db", "where registrations last: bolt:PATH or memory:")
+	fs.Uint32Var(&f.maxTTL, "max-ttl", 30, "the largest TTL of any record, in `seconds`")
+	fs.Uint32Var(&f.negativeTTL, "negative-ttl", 1, "how long caches may keep that a name does not exist, in `seconds`")
+	fs.StringArrayVar(&f.ns, "ns", nil, "a name server of the zone, `NAME[=IP]` (default ns below the zone, where --dns listens)")
+	fs.Uint16Var(&f.ednsSize, "edns-size", 1232, "the largest answer over UDP, in `octets`")
+	fs.BoolVar(&f.open, "open", false, "allow an --http address that is not loopback: anybody who reaches it may register")
+	fs.StringVar(&f.logLevel, "log-level", "info", "error, warn, info or debug")
+	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	fs.StringVar(&f.config, "config", "", "a YAML `file` with the flags' names as keys")
+}
+
+// layer fills the flags that the command line left out from the environment,
+// and what that leaves out from the file. Every error names its source.
+func layer(fs *pflag.FlagSet, lookupEnv func(string) (string, bool)) error {
+	if err := fromEnv(fs, lookupEnv); err != nil {
+		return err
+	}
+	path, err := fs.GetString("config")
+	if err != nil || path == "" {
+		return err
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read --config: %w", err)
+	}
+	if err := fromFile(fs, b); err != nil {
+		return usageError{fmt.Errorf("%s: %w", path, err)}
+	}
+	return nil
+}
+
+func fromEnv(fs *pflag.FlagSet, lookupEnv func(string) (string, bool)) error {
+	var errs []error
+	fs.VisitAll(func(f *pflag.Flag) {
+		name := "ROSTER_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		value, ok := lookupEnv(name)
+		if !ok || f.Changed || f.Name == "help" {
+			return
+		}
+		if err := fs.Set(f.Name, value); err != nil {
+			errs = append(errs, usageError{fmt.Errorf("environment variable %s: %w", name, err)})
+		}
+	})
+	return errors.Join(errs...)
+}
+
+func fromFile(fs *pflag.FlagSet, b []byte) error {
+	var keys map[string]yaml.Node
+	switch err := yaml.NewDecoder(bytes.NewReader(b)).Decode(&keys); {
+	case errors.Is(err, io.EOF):
+		return nil // an empty file
+	case err != nil:
+		return err
+	}
+	for _, key := range sortedKeys(keys) {
+		f := fs.Lookup(key)
+		if f == nil || key == "config" || key == "help" {
+			return fmt.Errorf("there is no key %q; the keys are the flags' names without dashes before them", key)
+		}
+		values, err := scalars(keys[key])
+		if err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		if f.Changed {
+			continue
+		}
+		if err := set(f, values); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		f.Changed = true
+	}
+	return nil
+}
+
+func set(f *pflag.Flag, values []string) error {
+	if list, ok := f.Value.(pflag.SliceValue); ok {
+		return list.Replace(values)
+	}
+	if len(values) != 1 {
+		return errors.New("it takes one value, not a list")
+	}
+	if err := f.Value.Set(values[0]); err != nil {
+		return fmt.Errorf("invalid value %q: %w", values[0], err)
+	}
+	return nil
+}
+
+func scalars(n yaml.Node) ([]string, error) {
+	switch {
+	case n.Kind == yaml.ScalarNode && n.Tag != "!!null":
+		return []string{n.Value}, nil
+	case n.Kind == yaml.SequenceNode:
+		var values []string
+		for _, item := range n.Content {
+			if item.Kind != yaml.ScalarNode {
+				return nil, errors.New("its list holds something that is no plain value")
+			}
+			values = append(values, item.Value)
+		}
+		return values, nil
+	}
+	return nil, errors.New("it has no plain value and is no list of them")
+}
+
+func sortedKeys(m map[string]yaml.Node) []string {
+	var keys []string
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// check returns the first mistake in the flags that a parser of single values
+// does not see.
+func (f *serveFlags) check() error {
+	if f.ednsSize < dns.MinMsgSize || f.ednsSize > 4096 {
+		return fmt.Errorf("--edns-size %d: allowed are 512 to 4096", f.ednsSize)
+	}
+	if f.maxTTL > math.MaxInt32 || f.negativeTTL > math.MaxInt32 {
+		return errors.New("--max-ttl and --negative-ttl: allowed are 0 to 2147483647") // RFC 2181 section 8
+	}
+	if len(f.dns) == 0 {
+		return errors.New("--dns: give at least one address")
+	}
+	for _, a := range f.dns {
+		if err := checkAddress("--dns", a); err != nil {
+			return err
+		}
+	}
+	if err := checkAddress("--http", f.http); err != nil {
+		return err
+	}
+	if !f.open && !isLoopback(f.http) {
+		return fmt.Errorf("--http %s: anybody who reaches this address could register; listen on 127.0.0.1, or say --open", f.http)
+	}
+	return nil
+}
+
+func checkAddress(flag, address string) error {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return fmt.Errorf("%s: %w; write host:port, such as 127.0.0.1:8053 or [::1]:8053", flag, err)
+	}
+	return nil
+}
+
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	a, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && a.Unmap().IsLoopback()
+}
+
+// nameServers reads --ns. The addresses of one name may come one by one.
+func (f *serveFlags) nameServers(zone string) ([]dnsserver.NameServer, error) {
+	var servers []dnsserver.NameServer
+	for _, text := range f.ns {
+		name, ip, hasIP := strings.Cut(text, "=")
+		name = dns.Fqdn(name)
+		if _, ok := dns.IsDomainName(name); !ok || name == "." || strings.EqualFold(name, zone) {
+			return nil, fmt.Errorf("--ns %s: %q can be no name server's name; write ns1.%s=192.0.2.1 or ns1.example.org", text, name, zone)
+		}
+		at := slices.IndexFunc(servers, func(s dnsserver.NameServer) bool { return strings.EqualFold(s.Name, name) })
+		if at < 0 {
+			at = len(servers)
+			servers = append(servers, dnsserver.NameServer{Name: name})
+		}
+		if !hasIP {
+			continue
+		}
+		a, err := netip.ParseAddr(ip)
+		if err != nil {
+			return nil, fmt.Errorf("--ns %s: %w", text, err)
+		}
+		servers[at].Addrs = append(servers[at].Addrs, a)
+	}
+	if len(servers) == 0 {
+		servers = []dnsserver.NameServer{{Name: "ns." + zone}}
+	}
+	return servers, nil
+}
+
+// logger returns the logger that the flags ask for, on w.
+func (f *serveFlags) logger(w io.Writer) (*logrus.Logger, error) {
+	log := logrus.New()
+	log.SetOutput(w)
+	level, err := logrus.ParseLevel(f.logLevel)
+	if err != nil || level < logrus.ErrorLevel || level > logrus.DebugLevel {
+		return nil, fmt.Errorf("--log-level %s: allowed are error, warn, info, debug", f.logLevel)
+	}
+	log.SetLevel(level)
+	switch f.logFormat {
+	case "text":
+	case "json":
+		log.SetFormatter(&logrus.JSONFormatter{})
+	default:
+		return nil, fmt.Errorf("--log-format %s: allowed are text, json", f.logFormat)
+	}
+	return log, nil
+}

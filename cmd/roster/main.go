@@ -1,0 +1,100 @@
+// Command roster is the roster server and its command line client.
+//
+// main.go has the table of commands and turns errors into exit codes, serve.go
+// wires the server, config.go reads flags, environment and file.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// Exit codes.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// usageError is a mistake in how the command was called.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use:   "roster",
+		Short: "DNS-based service discovery: who is on duty, by dig",
+		Long: "roster serves a DNS zone with the service instances that are alive right now.\n" +
+			"They register over HTTP and stay alive with heartbeats.",
+		Example:       "  roster serve\n  roster serve --config roster.yaml",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(serveCommand(), versionCommand())
+
+	cmd, err := root.ExecuteC()
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "roster: %v\n", err)
+	if errors.As(err, new(usageError)) {
+		fmt.Fprintf(stderr, "Run '%s --help' for the flags.\n", cmd.CommandPath())
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// noArgs refuses arguments, and with them commands that do not exist.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.HasSubCommands() {
+		return usageError{fmt.Errorf("there is no command %q", args[0])}
+	}
+	return usageError{fmt.Errorf("%s takes no arguments; it was given %q", cmd.CommandPath(), args[0])}
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  roster version",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "roster %s\n", version())
+			return err
+		},
+	}
+}
+
+// version returns what the build recorded: the module's version, or where it
+// was built from a checkout, the commit.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
+			v = "commit " + s.Value
+		}
+	}
+	return fmt.Sprintf("%s (%s)", v, info.GoVersion)
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rosterdns/roster/dnsserver"
+	"github.com/rosterdns/roster/httpapi"
+	"github.com/rosterdns/roster/store"
+	"github.com/rosterdns/roster/store/bolt"
+)
+
+func serveCommand() *cobra.Command {
+	var f serveFlags
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the server",
+		Long: "Run the server: an HTTP API to register with, and DNS for the zone.\n" +
+			"Each flag may be an environment variable (ROSTER_MAX_TTL) or a key of the --config file (max-ttl).",
+		Example: "  roster serve\n  roster serve --dns 0.0.0.0:53 --zone service.example.com. --max-ttl 10",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := layer(cmd.Flags(), os.LookupEnv); err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			return serve(ctx, &f, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f.register(cmd.Flags())
+	return cmd
+}
+
+// serve runs the server until ctx is done. The ready line goes to stdout, the
+// log to stderr.
+func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err error) {
+	if err := f.check(); err != nil {
+		return usageError{err}
+	}
+	log, err := f.logger(stderr)
+	if err != nil {
+		return usageError{err}
+	}
+	zone, err := dnsserver.Zone(f.zone)
+	if err != nil {
+		return usageError{fmt.Errorf("--zone: %w", err)}
+	}
+	servers, err := f.nameServers(zone)
+	if err != nil {
+		return usageError{err}
+	}
+	backend, err := openBackend(f.store)
+	if err != nil {
+		return err
+	}
+	registry, err := store.Open(ctx, backend, store.Config{
+		Reserved: dnsserver.Reserved(zone, servers),
+		MaxTTL:   time.Duration(f.maxTTL) * time.Second,
+		SweepFailed: func(err error) {
+			log.WithError(err).Error("ended instances are out of every answer, but not yet out of the store")
+		},
+	})
+	if err != nil {
+		return errors.Join(err, backend.Close())
+	}
+	defer func() { err = errors.Join(err, registry.Close()) }()
+
+	d, err := dnsserver.New(dnsserver.Config{
+		Registry:    registry,
+		Listen:      f.dns,
+		Zone:        zone,
+		NameServers: servers,
+		MaxTTL:      f.maxTTL,
+		NegativeTTL: f.negativeTTL,
+		EDNSSize:    f.ednsSize,
+		Log:         log,
+	})
+	if err != nil {
+		return err
+	}
+	h, err := httpapi.New(httpapi.Config{
+		Registry: registry,
+		Listen:   f.http,
+		Name:     func(i *store.Instance) string { return dnsserver.InstanceName(i, zone) },
+		Log:      log,
+	})
+	if err != nil {
+		return errors.Join(err, d.Close())
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return registry.Run(ctx) })
+	g.Go(func() error { return d.Serve(ctx) })
+	g.Go(func() error { return h.Serve(ctx) })
+	if _, err := fmt.Fprintln(stdout, readyLine(f, zone, d, h)); err != nil {
+		log.WithError(err).Warn("nobody reads the ready line")
+	}
+	g.Go(func() error {
+		<-ctx.Done()
+		log.WithFields(logrus.Fields{"instances": registry.Len()}).Info("stopping")
+		return nil
+	})
+	return g.Wait()
+}
+
+// openBackend opens what --store names.
+func openBackend(spec string) (store.Backend, error) {
+	scheme, rest, _ := strings.Cut(spec, ":")
+	switch {
+	case scheme == "bolt" && rest != "":
+		return bolt.Open(rest)
+	case spec == "memory:":
+		return store.NewMemory(), nil
+	case scheme == "etcd":
+		return nil, usageError{fmt.Errorf("--store %s: this version of roster has no etcd store; use bolt:PATH", spec)}
+	}
+	return nil, usageError{fmt.Errorf("--store %s: neither bolt:PATH nor memory: was given", spec)}
+}
+
+func readyLine(f *serveFlags, zone string, d *dnsserver.Server, h *httpapi.Server) string {
+	var addrs []string
+	for _, a := range d.Addrs() {
+		addrs = append(addrs, a.String())
+	}
+	return fmt.Sprintf("roster is ready: zone %s on DNS %s (UDP and TCP), HTTP API on http://%s, store %s",
+		zone, strings.Join(addrs, ", "), h.Addr(), f.store)
+}
