@@ -231,9 +231,11 @@ func (c *committer) write(batch []*commit) error {
 		return fmt.Errorf("write store %s: %w: %w", c.path, store.ErrNotDurable, err)
 	}
 	c.revision, c.count = revision, count
+	var all []store.Event // together, so that a service is copied once for all its changes
 	for _, one := range batch {
-		c.apply(one.events)
+		all = append(all, one.events...)
 	}
+	c.apply(all)
 	return nil
 }
 

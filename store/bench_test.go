@@ -1,0 +1,58 @@
+package store_test
+
+import (
+	"fmt"
+	"strconv"
+	"testing"
+
+	"github.com/rosterdns/roster/store"
+	"github.com/rosterdns/roster/store/storetest"
+)
+
+// fill opens a registry with that many services and instances in each.
+func fill(b *testing.B, services, each int) *store.Registry {
+	b.Helper()
+	r, err := store.Open(b.Context(), store.NewMemory(), store.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for s := range services {
+		for k := range each {
+			if _, err := r.Register(b.Context(), storetest.Instance("s"+strconv.Itoa(s), strconv.Itoa(k)), false); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	return r
+}
+
+// The cost of a change is to hang on its service's size, and not on the
+// registry's.
+func BenchmarkChange(b *testing.B) {
+	for _, size := range []struct{ services, each int }{{100, 10}, {10_000, 10}, {100_000, 10}, {1, 1_000}, {1, 10_000}} {
+		b.Run(fmt.Sprintf("%dx%d", size.services, size.each), func(b *testing.B) {
+			r := fill(b, size.services, size.each)
+			i := storetest.Instance("s0", "changing")
+			for k := 0; b.Loop(); k++ {
+				c := *i
+				c.Port = uint16(k)
+				if _, err := r.Register(b.Context(), &c, false); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkHeartbeat(b *testing.B) {
+	for _, services := range []int{100, 100_000} {
+		b.Run(fmt.Sprintf("%dx10", services), func(b *testing.B) {
+			r := fill(b, services, 10)
+			for k := 0; b.Loop(); k++ {
+				if _, err := r.Heartbeat(b.Context(), "s"+strconv.Itoa(k%services), strconv.Itoa(k%10), store.Beat{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
