@@ -13,7 +13,8 @@ import (
 	"github.com/rosterdns/roster/store/storetest"
 )
 
-func fullInstance(t testing.TB) *store.Instance {
+func fullInstance(tb testing.TB) *store.Instance {
+	tb.Helper()
 	i := storetest.Instance("web", "Full/1")
 	i.Addresses = append(i.Addresses, netip.MustParseAddr("2001:db8::1"))
 	i.Ports = []store.NamedPort{{Name: "metrics", Port: 9090}}
@@ -23,7 +24,7 @@ func fullInstance(t testing.TB) *store.Instance {
 	i.Given = "http://10.0.0.1:8080"
 	i.Revision = 1 << 40
 	if err := i.Normalize(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return i
 }

@@ -389,7 +389,9 @@ func (r *Registry) applyOne(edits map[*service]*View, e *Event) {
 		edits[s] = v
 	}
 	v.Revision = e.Revision
-	i.Service = v.Service // one copy of the name for all its instances
+	if e.After != nil {
+		e.After.Service = v.Service // one copy of the name for all its instances
+	}
 	old, known := v.at(i.Label)
 	e.Before = old.Instance
 	r.labels.count(e.Before, e.After)

@@ -13,7 +13,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -45,12 +44,6 @@ var _ store.Backend = (*Store)(nil)
 type commit struct {
 	events []store.Event
 	result chan error
-}
-
-// contents is what a file held when it was opened.
-type contents struct {
-	instances []*store.Instance
-	revision  store.Revision
 }
 
 // lockTimeout is how long Open waits for another process to let go of the
@@ -287,19 +280,4 @@ func appendState(dst []byte, revision store.Revision, count uint64) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, uint64(revision))
 	dst = binary.BigEndian.AppendUint64(dst, count)
 	return binary.BigEndian.AppendUint32(dst, checksum(dst))
-}
-
-// exists reports whether there is a file with anything in it.
-func exists(path string) (bool, error) {
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("open store: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return false, fmt.Errorf("open store %s: it is no regular file; give --store another path", path)
-	}
-	return info.Size() > 0, nil
 }

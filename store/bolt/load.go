@@ -6,27 +6,41 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
+	"io/fs"
 	"os"
-	"runtime/debug"
-
-	bbolt "go.etcd.io/bbolt"
 
 	"github.com/rosterdns/roster/store"
 )
 
+// contents is what a file holds.
+type contents struct {
+	instances []*store.Instance
+	revision  store.Revision // 0: a fresh file
+}
+
 // load reads the whole file without a change to it and checks every page that
 // is in use, every record and their number. A file that is not there, or is
-// empty, is a fresh store: revision 0.
-func load(path string) (found contents, err error) {
-	if there, err := exists(path); err != nil || !there {
-		return contents{}, err
+// empty, is a fresh store.
+func load(path string) (contents, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return contents{}, nil
 	}
-	db, err := open(path, &bbolt.Options{ReadOnly: true, Timeout: lockTimeout})
 	if err != nil {
-		return contents{}, err
+		return contents{}, fmt.Errorf("open store: %w", err)
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	found, err = read(db)
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return contents{}, fmt.Errorf("open store: %w", err)
+	case !info.Mode().IsRegular():
+		return contents{}, fmt.Errorf("open store %s: it is no regular file; give --store another path", path)
+	case info.Size() == 0:
+		return contents{}, nil
+	}
+	found, err := read(f, info.Size())
 	switch {
 	case errors.Is(err, errNewer), errors.Is(err, store.ErrNewerRecord):
 		return contents{}, fmt.Errorf("open store %s: %w; the file is untouched: run the version that wrote it, or a newer one", path, err)
@@ -42,80 +56,82 @@ func damaged(path string, why error) error {
 
 var errNewer = errors.New("written by a newer version of roster")
 
-// read walks the buckets. bbolt trusts its pages: in a damaged file it panics,
-// or follows a page number past the end of the mapping, so both are made
-// errors here.
-func read(db *bbolt.DB) (found contents, err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("its pages do not fit together: %v", p)
-		}
-	}()
-	err = db.View(func(tx *bbolt.Tx) error {
-		info, err := os.Stat(db.Path())
-		if err != nil {
-			return err
-		}
-		if info.Size() < tx.Size() {
-			return fmt.Errorf("it has %d octets of %d", info.Size(), tx.Size())
-		}
-		found, err = readBuckets(tx)
-		return err
-	})
-	return found, err
-}
-
-func readBuckets(tx *bbolt.Tx) (contents, error) {
-	meta := tx.Bucket(metaBucket)
-	if meta == nil {
-		if k, _ := tx.Cursor().First(); k == nil {
-			return contents{}, nil // bbolt made the file, and then we were killed
-		}
-		return contents{}, errors.New("it has no meta bucket")
-	}
-	revision, count, err := parseState(meta.Get(stateKey))
+// read is the recovery: a pure function from a file's octets to what it holds.
+func read(r io.ReaderAt, size int64) (contents, error) {
+	p, root, err := readMeta(r, size)
 	if err != nil {
 		return contents{}, err
 	}
-	b := tx.Bucket(instancesBucket)
-	if b == nil {
-		return contents{}, errors.New("it has no instances bucket")
-	}
-	found := contents{revision: revision, instances: make([]*store.Instance, 0, min(count, 1<<24))}
-	var last []byte
-	err = b.ForEach(func(key, value []byte) error {
-		if last != nil && bytes.Compare(last, key) >= 0 {
-			return fmt.Errorf("key %q stands after %q", key, last)
+	buckets := map[string][]byte{}
+	err = p.walk(root, func(i item) error {
+		if !i.bucket || !bytes.Equal(i.key, metaBucket) && !bytes.Equal(i.key, instancesBucket) {
+			return fmt.Errorf("it has %q, which a roster store has not", i.key)
 		}
-		last = key
-		i, err := store.ParseRecord(key, value)
-		if err != nil {
-			return fmt.Errorf("instance %q: %w", bytes.ReplaceAll(key, []byte{0}, []byte{'/'}), err)
-		}
-		found.instances = append(found.instances, i)
+		buckets[string(i.key)] = i.value
 		return nil
 	})
-	if err != nil {
+	if err != nil || len(buckets) == 0 { // none: made, and then we were killed
 		return contents{}, err
 	}
-	if uint64(len(found.instances)) != count {
-		return contents{}, fmt.Errorf("it has %d instances of %d", len(found.instances), count)
+	revision, count, err := p.readState(buckets[string(metaBucket)])
+	if err != nil {
+		return contents{}, fmt.Errorf("bucket meta: %w", err)
+	}
+	found := contents{revision: revision}
+	if found.instances, err = p.readInstances(buckets[string(instancesBucket)], count); err != nil {
+		return contents{}, fmt.Errorf("bucket instances: %w", err)
 	}
 	return found, nil
 }
 
+func (p *pages) readState(bucket []byte) (revision store.Revision, count uint64, err error) {
+	found := false
+	err = p.walkBucket(bucket, func(i item) error {
+		if i.bucket || !bytes.Equal(i.key, stateKey) {
+			return fmt.Errorf("it has %q, which a roster store has not", i.key)
+		}
+		found = true
+		revision, count, err = parseState(i.value)
+		return err
+	})
+	if err == nil && !found {
+		err = errors.New("the state record is missing")
+	}
+	return revision, count, err
+}
+
+func (p *pages) readInstances(bucket []byte, count uint64) ([]*store.Instance, error) {
+	list := make([]*store.Instance, 0, min(count, p.count*p.size/elementSize))
+	err := p.walkBucket(bucket, func(i item) error {
+		if i.bucket {
+			return fmt.Errorf("%q is a bucket", i.key)
+		}
+		one, err := store.ParseRecord(i.key, i.value)
+		if err != nil {
+			return fmt.Errorf("instance %q: %w", bytes.ReplaceAll(i.key, []byte{0}, []byte{'/'}), err)
+		}
+		list = append(list, one)
+		return nil
+	})
+	if err == nil && uint64(len(list)) != count {
+		err = fmt.Errorf("it has %d instances of %d", len(list), count)
+	}
+	return list, err
+}
+
 func parseState(b []byte) (revision store.Revision, count uint64, err error) {
 	if len(b) < 5 || checksum(b[:len(b)-4]) != binary.BigEndian.Uint32(b[len(b)-4:]) {
-		return 0, 0, errors.New("its state record is damaged")
+		return 0, 0, errors.New("the state record is damaged")
 	}
 	if b[0] != formatVersion {
 		return 0, 0, fmt.Errorf("format version %d: %w", b[0], errNewer)
 	}
 	if len(b) != 1+8+8+4 {
-		return 0, 0, errors.New("its state record is damaged")
+		return 0, 0, errors.New("the state record is damaged")
 	}
 	return store.Revision(binary.BigEndian.Uint64(b[1:])), binary.BigEndian.Uint64(b[9:]), nil
 }
 
-func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }

@@ -101,10 +101,10 @@ func Live(r *store.Registry, service string) []string {
 	return ids
 }
 
-func wantLive(t *testing.T, r *store.Registry, service string, want ...string) {
+func wantLive(t *testing.T, r *store.Registry, want ...string) {
 	t.Helper()
-	if got := Live(r, service); !slices.Equal(got, want) {
-		t.Errorf("live instances of %s: got %q, want %q", service, got, want)
+	if got := Live(r, "web"); !slices.Equal(got, want) {
+		t.Errorf("live instances of web: got %q, want %q", got, want)
 	}
 }
 
@@ -123,10 +123,10 @@ func testRevision(t *testing.T, open Opener) {
 		{"register", 1, func() error { _, err := r.Register(t.Context(), Instance("web", "a1"), false); return err }},
 		{"register the same", 0, func() error { _, err := r.Register(t.Context(), Instance("web", "a1"), false); return err }},
 		{"heartbeat", 0, func() error { _, err := r.Heartbeat(t.Context(), "web", "a1", store.Beat{}); return err }},
-		{"heartbeat with the weight it has", 0, beat(t, r, store.Beat{Weight: ptr(uint16(10))})},
-		{"heartbeat with a new weight", 1, beat(t, r, store.Beat{Weight: ptr(uint16(20))})},
-		{"heartbeat with a new status", 1, beat(t, r, store.Beat{Status: ptr(store.Down)})},
-		{"heartbeat with a new ttl", 1, beat(t, r, store.Beat{TTL: ptr(time.Minute)})},
+		{"heartbeat with the weight it has", 0, beat(t, r, store.Beat{Weight: new(uint16(10))})},
+		{"heartbeat with a new weight", 1, beat(t, r, store.Beat{Weight: new(uint16(20))})},
+		{"heartbeat with a new status", 1, beat(t, r, store.Beat{Status: new(store.Down)})},
+		{"heartbeat with a new ttl", 1, beat(t, r, store.Beat{TTL: new(time.Minute)})},
 		{"register with the old weight and ttl", 1, func() error { _, err := r.Register(t.Context(), Instance("web", "a1"), false); return err }},
 		{"deregister", 1, func() error { _, err := r.Deregister(t.Context(), "web", "a1"); return err }},
 	} {
@@ -147,8 +147,6 @@ func beat(t *testing.T, r *store.Registry, b store.Beat) func() error {
 	}
 }
 
-func ptr[T any](v T) *T { return &v }
-
 func testKinds(t *testing.T, open Opener) {
 	r, _ := Open(t, open, store.Config{})
 	sub, _, err := r.Subscribe("web", r.Revision(), 10)
@@ -160,7 +158,7 @@ func testKinds(t *testing.T, open Opener) {
 	changed := Instance("web", "a1")
 	changed.Port = 9090
 	Register(t, r, changed)
-	if err := beat(t, r, store.Beat{Status: ptr(store.Draining)})(); err != nil {
+	if err := beat(t, r, store.Beat{Status: new(store.Draining)})(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.Deregister(t.Context(), "web", "a1"); err != nil {
@@ -198,10 +196,10 @@ func testExpiry(t *testing.T, open Opener) {
 		Register(t, r, permanent)
 
 		Advance(4999 * time.Millisecond)
-		wantLive(t, r, "web", "long", "permanent", "short")
+		wantLive(t, r, "long", "permanent", "short")
 		at := r.Revision()
 		Advance(time.Millisecond)
-		wantLive(t, r, "web", "long", "permanent")
+		wantLive(t, r, "long", "permanent")
 		if got := r.Revision(); got != at+1 {
 			t.Errorf("an expiry moved the revision by %d, want 1", got-at)
 		}
@@ -209,7 +207,7 @@ func testExpiry(t *testing.T, open Opener) {
 			t.Errorf("a heartbeat after the end: %v, want ErrNotFound", err)
 		}
 		Advance(time.Hour)
-		wantLive(t, r, "web", "permanent")
+		wantLive(t, r, "permanent")
 		if got := r.Len(); got != 1 {
 			t.Errorf("the registry holds %d instances, want 1", got)
 		}
@@ -284,7 +282,7 @@ func testClosed(t *testing.T, open Opener) {
 	if _, err := r.Register(t.Context(), Instance("web", "a2"), false); !errors.Is(err, store.ErrClosed) {
 		t.Errorf("register after Close: %v, want ErrClosed", err)
 	}
-	wantLive(t, r, "web", "a1")
+	wantLive(t, r, "a1")
 	if _, open := <-sub.C; open || !errors.Is(sub.Err(), store.ErrClosed) {
 		t.Errorf("the subscription: open %v, error %v; want closed, ErrClosed", open, sub.Err())
 	}
@@ -309,7 +307,7 @@ func testRestart(t *testing.T, open Opener) {
 		if _, err := r.Deregister(t.Context(), "web", "gone"); err != nil {
 			t.Fatal(err)
 		}
-		if err := beat(t, r, store.Beat{Status: ptr(store.Down)})(); err != nil {
+		if err := beat(t, r, store.Beat{Status: new(store.Down)})(); err != nil {
 			t.Fatal(err)
 		}
 		Advance(20 * time.Second)
@@ -319,7 +317,7 @@ func testRestart(t *testing.T, open Opener) {
 		Advance(time.Hour) // away
 		r, done = Open(t, open, store.Config{})
 		defer done()
-		wantLive(t, r, "web", "Full/1", "a1")
+		wantLive(t, r, "Full/1", "a1")
 		if got := r.Revision(); got != revision {
 			t.Errorf("after the restart the revision is %d, was %d", got, revision)
 		}
@@ -354,7 +352,7 @@ func testExpiredStaysGone(t *testing.T, open Opener) {
 		done()
 		r, done = Open(t, open, store.Config{})
 		defer done()
-		wantLive(t, r, "web", "a2")
+		wantLive(t, r, "a2")
 	})
 }
 
