@@ -101,12 +101,22 @@ func New(cfg Config) (*Server, error) {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
-	s.zone = &zone{name: cfg.Zone, servers: cfg.NameServers, maxTTL: cfg.MaxTTL, emptyTTL: cfg.NegativeTTL}
-	if len(s.zone.servers) == 0 {
-		s.zone.servers = []NameServer{{Name: "ns." + cfg.Zone}}
-	}
-	s.zone.servers = withGlue(s.zone.servers, cfg.Zone, s.addrs)
+	s.setZone()
 	return s, nil
+}
+
+// setZone makes the zone from the config and the addresses that are bound.
+func (s *Server) setZone() {
+	servers := s.cfg.NameServers
+	if len(servers) == 0 {
+		servers = []NameServer{{Name: "ns." + s.cfg.Zone}}
+	}
+	s.zone = &zone{
+		name:     s.cfg.Zone,
+		servers:  withGlue(servers, s.cfg.Zone, s.addrs),
+		maxTTL:   s.cfg.MaxTTL,
+		emptyTTL: s.cfg.NegativeTTL,
+	}
 }
 
 // Addrs returns the addresses that the server listens on, in Listen's order.

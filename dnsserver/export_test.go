@@ -1,0 +1,37 @@
+package dnsserver
+
+import "github.com/miekg/dns"
+
+// Offline is a server without sockets, so that it can live in a bubble of fake
+// time. Its answers are the same.
+type Offline struct{ s *Server }
+
+// NewOffline returns a server for the config; Listen is not used.
+func NewOffline(cfg Config) Offline {
+	cfg = cfg.withDefaults()
+	s := &Server{cfg: cfg, registry: cfg.Registry}
+	s.setZone()
+	return Offline{s}
+}
+
+// Respond returns the response to a query that came over UDP or, with stream,
+// over TCP.
+func (o Offline) Respond(req *dns.Msg, stream bool) *dns.Msg { return o.s.respond(req, stream) }
+
+// Accepts reports whether a header is let through to Respond.
+func Accepts(h dns.Header) bool { return accept(h) == dns.MsgAccept }
+
+// Order brings numbered records of these weights into random order and returns
+// the numbers.
+func Order(weights []int, weighted bool) []int {
+	records := make([]record, len(weights))
+	for k, w := range weights {
+		records[k] = record{rr: &dns.SRV{Port: uint16(k)}, weight: w}
+	}
+	shuffle(records, weighted)
+	order := make([]int, len(records))
+	for k, r := range records {
+		order[k] = int(r.rr.(*dns.SRV).Port)
+	}
+	return order
+}
