@@ -79,7 +79,7 @@ func fromEnv(fs *pflag.FlagSet, lookupEnv func(string) (string, bool)) error {
 	fs.VisitAll(func(f *pflag.Flag) {
 		name := "ROSTER_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		value, ok := lookupEnv(name)
-		if !ok || f.Changed || f.Name == "help" {
+		if !ok || value == "" || f.Changed || f.Name == "help" { // empty is unset, as compose files write it
 			return
 		}
 		if err := fs.Set(f.Name, value); err != nil {

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"roster": main})
+}
+
+// TestScripts runs the files in testdata: the commands as somebody at a
+// terminal gives them, and a few of our own:
+//
+//	mistake COMMAND  runs what must end with 2
+//	trouble COMMAND  runs what must end with 1
+//	serve [VAR=VALUE] FLAGS
+//	                 starts a server in the background, on free ports unless told otherwise
+//	ready PATTERN    checks the line with which it said that it is ready
+//	stop             sends it SIGTERM and wants 0
+//	log PATTERN      checks what it had logged by then
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			e.Values[serverKey{}] = &server{}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"mistake": func(ts *testscript.TestScript, _ bool, args []string) { ends(ts, exitUsage, args) },
+			"trouble": func(ts *testscript.TestScript, _ bool, args []string) { ends(ts, exitFailure, args) },
+			"serve":   serveScript,
+			"ready":   readyScript,
+			"stop":    stopScript,
+			"log":     logScript,
+		},
+	})
+}
+
+// ends runs a command that must end with the status.
+func ends(ts *testscript.TestScript, status int, args []string) {
+	err := ts.Exec(args[0], args[1:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != status {
+		ts.Fatalf("it ended with %v, want status %d", err, status)
+	}
+}
+
+// server is the one in the background.
+type server struct {
+	cmd    *exec.Cmd
+	line   string
+	stderr bytes.Buffer
+}
+
+type serverKey struct{}
+
+func current(ts *testscript.TestScript) *server { return ts.Value(serverKey{}).(*server) }
+
+func serveScript(ts *testscript.TestScript, _ bool, args []string) {
+	s := current(ts)
+	*s = server{}
+	env := os.Environ()
+	for len(args) > 0 && strings.HasPrefix(args[0], "ROSTER_") {
+		env, args = append(env, args[0]), args[1:]
+	}
+	all := strings.Join(args, " ")
+	for _, flag := range []string{"--dns", "--http"} {
+		if !strings.Contains(all, "--config") && !strings.Contains(all, flag) {
+			args = append(args, flag, "127.0.0.1:0")
+		}
+	}
+	path, err := exec.LookPath("roster")
+	ts.Check(err)
+	s.cmd = exec.Command(path, append([]string{"serve"}, args...)...)
+	s.cmd.Dir = ts.Getenv("WORK")
+	s.cmd.Env = env
+	s.cmd.Stderr = &s.stderr
+	stdout, err := s.cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(s.cmd.Start())
+	ts.Defer(func() { _ = s.cmd.Process.Kill() })
+	s.line, err = bufio.NewReader(stdout).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		ts.Fatalf("read the ready line: %v", err)
+	}
+	s.line = strings.TrimSpace(s.line)
+	if m := regexp.MustCompile(`DNS (\S+?),? .*http://(\S+),`).FindStringSubmatch(s.line); m != nil {
+		ts.Setenv("DNS", m[1])
+		ts.Setenv("HTTP", m[2])
+	}
+}
+
+func readyScript(ts *testscript.TestScript, _ bool, args []string) {
+	if s := current(ts); !regexp.MustCompile(args[0]).MatchString(s.line) {
+		_ = s.cmd.Process.Kill()
+		_ = s.cmd.Wait()
+		ts.Fatalf("it said %q, want a match of %s\n%s", s.line, args[0], s.stderr.String())
+	}
+}
+
+func stopScript(ts *testscript.TestScript, _ bool, _ []string) {
+	s := current(ts)
+	ts.Check(s.cmd.Process.Signal(syscall.SIGTERM))
+	late := time.AfterFunc(10*time.Second, func() { _ = s.cmd.Process.Kill() })
+	err := s.cmd.Wait()
+	if !late.Stop() {
+		ts.Fatalf("it was not gone 10 s after SIGTERM")
+	}
+	if err != nil {
+		ts.Fatalf("it ended with %v\n%s", err, s.stderr.String())
+	}
+}
+
+func logScript(ts *testscript.TestScript, _ bool, args []string) {
+	if s := current(ts); !regexp.MustCompile(args[0]).Match(s.stderr.Bytes()) {
+		ts.Fatalf("it logged %q, want a match of %s", s.stderr.String(), args[0])
+	}
+}
