@@ -351,6 +351,45 @@ func TestTTLNeverOutlivesTheLease(t *testing.T) {
 	})
 }
 
+// What has ended is in no answer, even where nobody sweeps.
+func TestEndedButNotSwept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, err := store.Open(t.Context(), store.NewMemory(), store.Config{}) // and no Run
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		s := dnsserver.NewOffline(townConfig(r))
+		storetest.Register(t, r, instance("web", "long", "10.0.0.1"))
+		storetest.Register(t, r, instance("web", "short", "10.0.0.2", lease(5*time.Second), tags("v2")))
+		for _, c := range []struct {
+			question string
+			before   int
+			rcode    int // after
+			after    int
+		}{
+			{"web.service. A", 2, dns.RcodeSuccess, 1},
+			{"web.service. SRV", 2, dns.RcodeSuccess, 1},
+			{"_web._tcp.service. SRV", 2, dns.RcodeSuccess, 1},
+			{"short.web.service. A", 1, dns.RcodeNameError, 0},
+			{"v2.web.service. A", 1, dns.RcodeNameError, 0},
+		} {
+			check := func(rcode, n int) {
+				t.Helper()
+				if resp := s.Respond(query(c.question, 0), true); resp.Rcode != rcode || len(resp.Answer) != n {
+					t.Errorf("%v: %s: %s with %d records, want %s with %d", r.Now(), c.question,
+						dns.RcodeToString[resp.Rcode], len(resp.Answer), dns.RcodeToString[rcode], n)
+				}
+			}
+			storetest.Register(t, r, instance("web", "short", "10.0.0.2", lease(5*time.Second), tags("v2")))
+			storetest.Advance(4999 * time.Millisecond)
+			check(dns.RcodeSuccess, c.before)
+			storetest.Advance(time.Millisecond)
+			check(c.rcode, c.after)
+		}
+	})
+}
+
 // Answered, deregistered: safe_after is when that answer is forgotten.
 func TestSafeAfterFollowsAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
