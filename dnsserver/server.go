@@ -126,7 +126,7 @@ func (s *Server) Addrs() []netip.AddrPort { return s.addrs }
 func (s *Server) listen(address string) error {
 	const tries = 20 // a free UDP port may be taken for TCP
 	for try := 1; ; try++ {
-		pc, err := net.ListenPacket("udp", address)
+		pc, err := net.ListenPacket(family("udp", address), address)
 		if err != nil {
 			return fmt.Errorf("listen for DNS (--dns): %w", err)
 		}
@@ -135,7 +135,7 @@ func (s *Server) listen(address string) error {
 		if err != nil {
 			return errors.Join(err, pc.Close())
 		}
-		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(int(bound.Port()))))
+		l, err := net.Listen(family("tcp", address), net.JoinHostPort(host, strconv.Itoa(int(bound.Port()))))
 		if err != nil {
 			err = errors.Join(fmt.Errorf("listen for DNS (--dns): %w", err), pc.Close())
 			if _, port, _ := net.SplitHostPort(address); port == "0" && try < tries {
@@ -146,6 +146,24 @@ func (s *Server) listen(address string) error {
 		s.addrs = append(s.addrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
 		s.servers = append(s.servers, s.newUDP(pc), s.newTCP(l))
 		return nil
+	}
+}
+
+// family makes a network of one address family where the address is of one.
+// Without, Go listens on both for 0.0.0.0 and for [::], and the two could not
+// be given together.
+func family(network, address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return network // listening will say what is wrong
+	}
+	switch a, err := netip.ParseAddr(host); {
+	case err != nil: // a host name, or none: every address
+		return network
+	case a.Is4():
+		return network + "4"
+	default:
+		return network + "6"
 	}
 }
 

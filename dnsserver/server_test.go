@@ -348,6 +348,27 @@ func TestListen(t *testing.T) {
 	}
 }
 
+// All addresses of both families, by two listeners on one port or by one.
+func TestWildcards(t *testing.T) {
+	r, _ := storetest.Open(t, memory, store.Config{})
+	first := serve(t, dnsserver.Config{Registry: r, Listen: []string{"0.0.0.0:0"}, MaxTTL: 30})
+	port := first.Addrs()[0].Port()
+	serve(t, dnsserver.Config{Registry: r, Listen: []string{fmt.Sprintf("[::]:%d", port)}, MaxTTL: 30})
+	both := serve(t, dnsserver.Config{Registry: r, Listen: []string{":0"}, MaxTTL: 30})
+	for _, port := range []uint16{port, both.Addrs()[0].Port()} {
+		for _, host := range []string{"127.0.0.1", "127.0.0.2", "::1"} {
+			for _, network := range []string{"udp", "tcp"} {
+				// A socket that is connected takes answers from there only.
+				c := dns.Client{Net: network}
+				resp, _, err := c.Exchange(query("ns.service. A", 0), net.JoinHostPort(host, fmt.Sprint(port)))
+				if err != nil || len(resp.Answer) == 0 {
+					t.Errorf("%s to %s port %d: %v", network, host, port, err)
+				}
+			}
+		}
+	}
+}
+
 func TestStop(t *testing.T) {
 	r, _ := storetest.Open(t, memory, store.Config{})
 	s, err := dnsserver.New(dnsserver.Config{Registry: r})

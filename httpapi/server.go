@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -82,7 +83,11 @@ type Server struct {
 // follow, or Close.
 func New(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
-	l, err := net.Listen("tcp", cfg.Listen)
+	network := "tcp"
+	if a, err := netip.ParseAddrPort(cfg.Listen); err == nil && a.Addr().Is4() {
+		network = "tcp4" // or Go would take 0.0.0.0 for every IPv6 address as well
+	}
+	l, err := net.Listen(network, cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP (--http): %w", err)
 	}
