@@ -37,7 +37,8 @@ type answer struct {
 type record struct {
 	rr     dns.RR
 	weight int
-	target store.Member // an SRV record's: its addresses are additional
+	target *store.Instance // an SRV record's: its addresses are additional
+	ttl    uint32          // of those
 }
 
 // answer answers a question from the registry as it is at now. It is a pure
@@ -53,7 +54,7 @@ func (z *zone) answer(reg registry, q question, now store.Instant) answer {
 		z.answerApex(&a, q, revision)
 	case n.hosts != nil:
 		z.answerHost(&a, q, n)
-	case q.rrtype == dns.TypeANY:
+	case q.rrtype == dns.TypeANY && n.view != nil:
 		a.records = []record{z.minimalAny(q.name)}
 	default:
 		z.answerInstances(&a, q, &n, now)
@@ -105,15 +106,15 @@ func (z *zone) answerInstances(a *answer, q question, n *node, now store.Instant
 	case n.ports != nil && q.rrtype == dns.TypeSRV:
 		z.answerSRV(a, q, n, now)
 	case n.own && q.rrtype == dns.TypeTXT:
-		m := n.members[0]
-		a.records = []record{{rr: z.text(q.name, m.Instance, m.Lease.TTL(now, z.maxTTL))}}
+		a.records = []record{{rr: z.text(q.name, n.members[0].Instance, z.ttl(n.members, now))}}
 	}
 	if len(a.records) == 0 {
 		return
 	}
 	a.view = n.view
-	for _, m := range n.members {
-		a.keep = max(a.keep, m.Lease.TTL(now, z.maxTTL))
+	a.keep = a.records[0].rr.Header().Ttl // an RRset has one
+	for _, r := range a.records {
+		a.keep = max(a.keep, r.ttl)
 	}
 }
 
@@ -135,15 +136,17 @@ func (z *zone) answerAddresses(a *answer, q question, n *node, now store.Instant
 		}
 	}
 	ttl := z.ttl(from, now)
-	seen := map[string]int{}
+	seen := map[netip.Addr]int{} // its place in the records
 	for _, m := range from {
-		for _, rr := range z.addresses(q.name, m.Addresses, q.rrtype, ttl) {
-			key := rr.String()
-			at, known := seen[key]
+		for _, addr := range m.Addresses {
+			if !ofFamily(q.rrtype)(addr) {
+				continue
+			}
+			at, known := seen[addr]
 			if !known {
 				at = len(a.records)
-				seen[key] = at
-				a.records = append(a.records, record{rr: rr})
+				seen[addr] = at
+				a.records = append(a.records, record{rr: z.address(q.name, addr, ttl)})
 			}
 			a.records[at].weight += int(m.Weight)
 		}
@@ -156,7 +159,11 @@ func (z *zone) answerSRV(a *answer, q question, n *node, now store.Instant) {
 	slices.SortStableFunc(from, func(x, y store.Member) int { return cmp.Compare(x.Priority, y.Priority) })
 	ttl := z.ttl(from, now)
 	for _, m := range from {
-		a.records = append(a.records, record{rr: z.service(q.name, m.Instance, n.ports(m.Instance), ttl), target: m})
+		a.records = append(a.records, record{
+			rr:     z.service(q.name, m.Instance, n.ports(m.Instance), ttl),
+			target: m.Instance,
+			ttl:    m.Lease.TTL(now, z.maxTTL),
+		})
 	}
 }
 
@@ -170,14 +177,13 @@ func (z *zone) ttl(set []store.Member, now store.Instant) uint32 {
 	return ttl
 }
 
-// additional returns the address RRsets of a record's target. Each has the
+// additional returns the address RRsets of a record's target. They have the
 // TTL that its own instance allows.
-func (z *zone) additional(r record, now store.Instant) [][]dns.RR {
-	if r.target.Instance == nil {
+func (z *zone) additional(r record) [][]dns.RR {
+	if r.target == nil {
 		return nil
 	}
-	m := r.target
-	return z.addressSets(z.instanceName(m.Instance), m.Addresses, m.Lease.TTL(now, z.maxTTL))
+	return z.addressSets(z.instanceName(r.target), r.target.Addresses, r.ttl)
 }
 
 // addressSets returns the A and the AAAA RRset of a name, where it has them.

@@ -230,6 +230,8 @@ var answers = []struct {
 	// RFC 8482.
 	{question: "web.service. ANY", answer: []string{`web.service. 1 IN HINFO "RFC8482" ""`}},
 	{question: "service. ANY", answer: []string{`service. 1 IN HINFO "RFC8482" ""`}},
+	{question: "_tcp.service. ANY", authority: []string{soa}},
+	{question: "_tcp.web.service. ANY", authority: []string{soa}},
 	{question: "nope.service. ANY", rcode: dns.RcodeNameError, authority: []string{soa}},
 }
 
@@ -414,13 +416,15 @@ func TestExtendedErrors(t *testing.T) {
 	town(t, r)
 	s := dnsserver.NewOffline(townConfig(r))
 	for question, want := range map[string]string{
-		"away.service. A":     "away: 1 instances, 0 up",
-		"web.service. MX":     "web: 4 instances, 3 up, none with this type",
-		"nope.service. A":     "nothing is registered at this name",
-		"_tcp.service. A":     "no record of this type is here",
-		"example.com. A":      "the zone here is service.",
-		"web.service. A":      "",
-		"down.web.service. A": "",
+		"away.service. A":        "away: 1 instances, 0 up",
+		"web.service. MX":        "web: 4 instances, 3 up, none with this type",
+		"nope.service. A":        "nothing is registered at this name",
+		"_tcp.service. A":        "no record of this type is here",
+		"example.com. A":         "the zone here is service.",
+		"web.service. A":         "",
+		"down.web.service. A":    "",
+		"down.web.service. AAAA": "web: 1 instances, 0 up, none with this type",
+		"a2.web.service. AAAA":   "web: 1 instances, 1 up, none with this type",
 	} {
 		got := ""
 		for _, o := range s.Respond(query(question, 1232), false).IsEdns0().Option {

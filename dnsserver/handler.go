@@ -4,8 +4,6 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-
-	"github.com/rosterdns/roster/store"
 )
 
 // accept decides on a message's header alone. Responses are dropped without a
@@ -51,8 +49,7 @@ func (s *Server) respond(req *dns.Msg, stream bool) *dns.Msg {
 		return r.Msg
 	}
 	r.Authoritative = true
-	a, now := s.settle(q)
-	r.fill(s.zone, a, now)
+	r.fill(s.zone, s.settle(q))
 	return r.Msg
 }
 
@@ -85,14 +82,14 @@ func gate(req *dns.Msg) (rcode int, ok bool) {
 // after the registry had noted how long caches may keep the answer. Otherwise
 // somebody who deregisters in between would be told too early that no cache
 // holds the instance.
-func (s *Server) settle(q question) (answer, store.Instant) {
+func (s *Server) settle(q question) answer {
 	for {
 		now := s.registry.Now()
 		a := s.zone.answer(s.registry, q, now)
 		// A cache may keep a record up to a second longer than its TTL.
 		until := now.Add(time.Duration(a.keep)*time.Second + time.Second)
 		if a.view == nil || a.view.HandOut(until) {
-			return a, now
+			return a
 		}
 	}
 }

@@ -16,6 +16,7 @@ type node struct {
 	view    *store.View
 	members []store.Member // live ones, by label; only those that are up unless own
 	total   int            // live ones whatever their status
+	up      int            // of these, how many are up
 
 	apex  bool
 	hosts []NameServer // the name servers of that name
@@ -105,10 +106,14 @@ func findInService(v *store.View, labels []string, now store.Instant) node {
 	if len(labels) == 1 {
 		// Where a label is both an instance's and a tag's, it is the instance.
 		if m, ok := v.ByLabel(last, now); ok {
-			return node{
+			n := node{
 				exists: true, view: v, members: []store.Member{m}, total: 1,
 				own: true, addrs: true, ports: mainPort,
 			}
+			if m.Status == store.Up {
+				n.up = 1
+			}
+			return n
 		}
 	}
 	if repeated(labels) {
@@ -150,6 +155,7 @@ func pick(v *store.View, now store.Instant, match func(*store.Instance) bool) no
 		n.exists = true
 		n.total++
 		if m.Status == store.Up {
+			n.up++
 			n.members = append(n.members, m)
 		}
 	}
@@ -173,5 +179,5 @@ func (n *node) emptyBecause() string {
 	case len(n.members) == 0:
 		return fmt.Sprintf("%s: %d instances, 0 up", n.view.Service, n.total)
 	}
-	return fmt.Sprintf("%s: %d instances, %d up, none with this type", n.view.Service, n.total, len(n.members))
+	return fmt.Sprintf("%s: %d instances, %d up, none with this type", n.view.Service, n.total, n.up)
 }

@@ -29,14 +29,17 @@ func (z *zone) addresses(owner string, addrs []netip.Addr, rrtype uint16, ttl ui
 		if !ofFamily(rrtype)(a) {
 			continue
 		}
-		h := z.header(owner, rrtype, ttl)
-		if rrtype == dns.TypeA {
-			rrs = append(rrs, &dns.A{Hdr: h, A: a.AsSlice()})
-		} else {
-			rrs = append(rrs, &dns.AAAA{Hdr: h, AAAA: a.AsSlice()})
-		}
+		rrs = append(rrs, z.address(owner, a, ttl))
 	}
 	return rrs
+}
+
+// address returns an address's A or AAAA record.
+func (z *zone) address(owner string, a netip.Addr, ttl uint32) dns.RR {
+	if a.Is4() {
+		return &dns.A{Hdr: z.header(owner, dns.TypeA, ttl), A: a.AsSlice()}
+	}
+	return &dns.AAAA{Hdr: z.header(owner, dns.TypeAAAA, ttl), AAAA: a.AsSlice()}
 }
 
 // ofFamily returns whether an address goes into records of the type.

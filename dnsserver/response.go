@@ -5,8 +5,6 @@ import (
 	"slices"
 
 	"github.com/miekg/dns"
-
-	"github.com/rosterdns/roster/store"
 )
 
 // EDNS(0), sizes, truncation and the choice of what is left out live here only.
@@ -59,7 +57,7 @@ func (r *response) explain(code uint16, text string) {
 // (RFC 2181 section 9). Over TCP a set that no message holds is cut to the
 // best priority and the first labels, the same each time, and an Extended DNS
 // Error has the numbers.
-func (r *response) fill(z *zone, a answer, now store.Instant) {
+func (r *response) fill(z *zone, a answer) {
 	r.Rcode = a.rcode
 	r.Ns = a.authority
 	if a.why != "" {
@@ -80,7 +78,7 @@ func (r *response) fill(z *zone, a answer, now store.Instant) {
 		shuffle(a.records[:n], a.weighted)
 		r.Answer = rrs(a.records[:n])
 	}
-	r.fillAdditional(z, a, a.records[:n], now)
+	r.fillAdditional(z, a, a.records[:n])
 }
 
 // cut leaves the first records that a message over TCP holds, says so, and
@@ -97,13 +95,13 @@ func (r *response) cut(records []record) int {
 
 // fillAdditional adds whole RRsets as far as they fit: a part of one would be
 // taken for all of it (RFC 2181 section 5).
-func (r *response) fillAdditional(z *zone, a answer, records []record, now store.Instant) {
+func (r *response) fillAdditional(z *zone, a answer, records []record) {
 	sets, most := a.glue, (r.limit-r.Len())/smallestRecord
 	for _, rec := range records {
 		if len(sets) >= most {
 			break
 		}
-		sets = append(sets, z.additional(rec, now)...)
+		sets = append(sets, z.additional(rec)...)
 	}
 	if len(sets) == 0 {
 		return

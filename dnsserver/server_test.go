@@ -387,7 +387,7 @@ func TestStop(t *testing.T) {
 
 func TestZoneNames(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
-		{"service", "service."}, {"Service.Consul.", "service.consul."}, {"", ""}, {".", ""}, {"a..b", ""},
+		{"service", "service."}, {"Service.Consul.", "service.consul."}, {"", ""}, {".", ""}, {"a b", ""}, {"m\u00fcnchen.", ""}, {"a..b", ""},
 		{strings.Repeat("a.", 70), ""},
 	} {
 		if got, err := dnsserver.Zone(c.in); got != c.want || (err == nil) != (c.want != "") {

@@ -37,8 +37,9 @@ type registry interface {
 // error names the flag.
 func Zone(name string) (string, error) {
 	name = strings.ToLower(dns.Fqdn(name))
-	if _, ok := dns.IsDomainName(name); !ok || name == "." {
-		return "", fmt.Errorf("zone %q is no domain name below the root, such as service. is", name)
+	bad := func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789-_.", r) }
+	if _, ok := dns.IsDomainName(name); !ok || name == "." || strings.ContainsFunc(name, bad) {
+		return "", fmt.Errorf("zone %q is no domain name below the root, of letters, digits and hyphens, such as service. is", name)
 	}
 	// An instance's own name is two labels of 63 octets at most below it.
 	if len(name)+2*64 > 254 {

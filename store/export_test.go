@@ -6,3 +6,9 @@ func Deadlines(r *Registry) int {
 	defer r.deadlines.mu.Unlock()
 	return len(r.deadlines.heap)
 }
+
+// ServicesKept returns how many services the registry keeps a place for.
+func ServicesKept(r *Registry) (n int) {
+	r.services.Range(func(any, any) bool { n++; return true })
+	return n
+}

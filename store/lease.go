@@ -32,19 +32,29 @@ func (t Instant) Sub(u Instant) time.Duration { return time.Duration(t - u) }
 // shared by all states of its instance from registration to removal; reading
 // it never blocks and is safe at any time.
 type Lease struct {
-	end   atomic.Int64 // an Instant
-	slot  slot         // whose lease it is
-	index int          // its place in the deadlines, -1: none; guarded by their mu
+	end    atomic.Int64 // an Instant
+	length atomic.Int64 // a Duration: how long a renewal makes it; 0: permanent
+	slot   slot         // whose lease it is
+	index  int          // its place in the deadlines, -1: none; guarded by their mu
 }
 
 // slot is the place of an instance in the registry: no two instances of a
 // service share a label.
 type slot struct{ service, label string }
 
-func newLease(at slot, end Instant) *Lease {
+func newLease(at slot, now Instant, length time.Duration) *Lease {
 	l := &Lease{slot: at, index: -1}
-	l.end.Store(int64(end))
+	l.length.Store(int64(length))
+	l.end.Store(int64(endAt(now, length)))
 	return l
+}
+
+// endAt returns when a lease of that length ends which begins at now.
+func endAt(now Instant, length time.Duration) Instant {
+	if length == 0 {
+		return Never
+	}
+	return now.Add(length)
 }
 
 // End returns when the lease ends; Never for a permanent instance.
@@ -70,14 +80,15 @@ func (l *Lease) TTL(now Instant, limit uint32) uint32 {
 	return uint32(min(max(left, 0), int64(limit)))
 }
 
-// renew moves the end to at least end, unless the lease has ended by now; it
-// reports whether the lease lasts. It never shortens.
-func (l *Lease) renew(now, end Instant) bool {
+// renew starts the lease afresh at now, unless it has ended by then; it reports
+// whether the lease lasts. It never shortens.
+func (l *Lease) renew(now Instant) bool {
 	for {
-		old := l.End()
+		old := l.End() // before the length: see set
 		if old <= now {
 			return false
 		}
+		end := endAt(now, time.Duration(l.length.Load()))
 		if end <= old || l.end.CompareAndSwap(int64(old), int64(end)) {
 			return true
 		}
@@ -86,13 +97,27 @@ func (l *Lease) renew(now, end Instant) bool {
 
 // set gives the lease a new length. A shorter one never ends before cached,
 // the moment at which the last honest cache has forgotten the instance, or
-// before the old end where that comes first.
-func (l *Lease) set(end, cached Instant) Instant {
+// before the old end where that comes first. It returns the old end.
+func (l *Lease) set(now Instant, length time.Duration, cached Instant) Instant {
+	l.length.Store(int64(length))
 	for {
 		old := l.End()
-		next := max(end, min(old, cached))
+		next := max(endAt(now, length), min(old, cached))
+		if next == old && old != Never {
+			next++ // so that a renewal under way with the old length fails and looks again
+		}
 		if l.end.CompareAndSwap(int64(old), int64(next)) {
-			return next
+			return old
+		}
+	}
+}
+
+// extend moves the end to at least the given moment.
+func (l *Lease) extend(end Instant) {
+	for {
+		old := l.End()
+		if end <= old || l.end.CompareAndSwap(int64(old), int64(end)) {
+			return
 		}
 	}
 }

@@ -24,8 +24,9 @@ type Config struct {
 	History int
 
 	// SweepFailed is called, from the goroutine in [Registry.Run], when the
-	// removal of ended leases could not be made durable. They stay out of
-	// every answer and the removal is tried again. Default: nothing.
+	// removal of ended leases could not be made durable, and with nil when it
+	// works again. In between they stay out of every answer, and the removal
+	// is tried again. Default: nothing.
 	SweepFailed func(error)
 }
 
@@ -54,6 +55,10 @@ type Registry struct {
 	labels   labelCounts
 	revision atomic.Uint64
 
+	// mu is for those who add and remove services; readers need it not.
+	mu   sync.Mutex
+	idle []idleService // services without instances, oldest first; guarded by mu
+
 	writing   slotLocks
 	deadlines *deadlines
 	feed      *feed
@@ -75,6 +80,9 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 		return nil, err
 	}
 	for s, v := range restored {
+		// Its last change may have been a removal, of which nothing is left;
+		// clients that hold an ETag from before are to see that it is another.
+		v.Revision = at
 		s.view.Store(v)
 	}
 	r.revision.Store(uint64(at))
@@ -93,13 +101,12 @@ func (r *Registry) restore(into map[*service]*View, i *Instance) {
 	}
 	i.Service = v.Service // one copy of the name for all its instances
 	v.put(Member{i, r.grant(i)})
-	v.Revision = max(v.Revision, i.Revision)
 	r.labels.count(nil, i)
 }
 
 // grant makes the lease of a new member.
 func (r *Registry) grant(i *Instance) *Lease {
-	l := newLease(slot{i.Service, i.Label}, r.endOf(i.TTL))
+	l := newLease(slot{i.Service, i.Label}, r.Now(), i.TTL)
 	r.deadlines.schedule(l, l.End())
 	return l
 }
@@ -186,17 +193,18 @@ func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Reg
 	defer r.writing.unlock(at)
 
 	present, known := r.member(at)
-	// Hearing from it renews the lease it has, so that a slow disk below does
-	// not let it end.
-	live := known && r.renew(present)
+	live := known && present.Lease.Alive(r.Now())
 	switch {
 	case live && present.ID != in.ID:
 		return Registration{}, &ConflictError{at.label + "." + at.service, present.String(), in.String(), "choose another ID"}
 	case live && create:
 		return Registration{}, fmt.Errorf("%s: %w", in, ErrExists)
-	case live && present.sameAs(in):
-		return r.registration(present, false), nil
-	case live:
+	case live && present.Lease.renew(r.Now()):
+		// Hearing from it has renewed the lease it has, so that a slow disk
+		// below does not let it end.
+		if present.sameAs(in) {
+			return r.warned(r.registration(present, false)), nil
+		}
 		in.Status = present.Status
 		return r.commit(ctx, at, Event{Kind: Updated, Before: present.Instance, After: in})
 	case known:
@@ -217,7 +225,7 @@ type Beat struct {
 func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (Registration, error) {
 	at := slot{FoldName(service), Label(id)}
 	present, known := r.member(at)
-	if !known || present.ID != id || !r.renew(present) {
+	if !known || present.ID != id || !present.Lease.renew(r.Now()) {
 		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
 	}
 	if b.changed(present.Instance) == nil {
@@ -234,7 +242,7 @@ func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (R
 	defer r.writing.unlock(at)
 	// Again, now that nobody else writes it.
 	present, known = r.member(at)
-	if !known || present.ID != id || !r.renew(present) {
+	if !known || present.ID != id || !present.Lease.renew(r.Now()) {
 		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
 	}
 	after := b.changed(present.Instance)
@@ -308,17 +316,23 @@ func (r *Registry) commit(ctx context.Context, at slot, events ...Event) (Regist
 	if !ok {
 		panic("store: internal error: a committed instance is not in the registry")
 	}
-	return r.registration(present, last.Kind == Registered), nil
+	return r.warned(r.registration(present, last.Kind == Registered)), nil
 }
 
 func (r *Registry) registration(m Member, created bool) Registration {
-	reg := Registration{Instance: m.Instance, Created: created, Warnings: m.Warnings()}
+	reg := Registration{Instance: m.Instance, Created: created}
 	if end := m.Lease.End(); end != Never {
 		reg.Expires = r.Wall(end)
 	}
-	if v := r.Service(m.Service); v != nil {
-		for _, l := range v.ambiguous(m.Instance) {
-			reg.Warnings = append(reg.Warnings, fmt.Sprintf("tags: %s is the label of an instance and a tag of %s: the name %s.%s means the instance", l, m.Service, l, m.Service))
+	return reg
+}
+
+// warned adds the warnings, which are for those who register.
+func (r *Registry) warned(reg Registration) Registration {
+	reg.Warnings = reg.Instance.Warnings()
+	if v := r.Service(reg.Service); v != nil {
+		for _, l := range v.ambiguous(reg.Instance) {
+			reg.Warnings = append(reg.Warnings, fmt.Sprintf("tags: %s is the label of an instance and a tag of %s: the name %s.%s means the instance", l, reg.Service, l, reg.Service))
 		}
 	}
 	return reg
@@ -330,21 +344,6 @@ func (r *Registry) member(at slot) (Member, bool) {
 		return Member{}, false
 	}
 	return v.at(at.label)
-}
-
-// renew starts the member's lease afresh and reports whether it had not ended.
-func (r *Registry) renew(m Member) bool {
-	now := r.Now()
-	return m.Lease.renew(now, endAt(now, m.TTL))
-}
-
-func (r *Registry) endOf(ttl time.Duration) Instant { return endAt(r.Now(), ttl) }
-
-func endAt(now Instant, ttl time.Duration) Instant {
-	if ttl == 0 {
-		return Never
-	}
-	return now.Add(ttl)
 }
 
 // home returns the place of a service, made where there is none. Only Open and
@@ -361,32 +360,42 @@ func (r *Registry) home(name string) *service {
 // apply is the registry's one state machine: it makes committed events
 // visible. The backend calls it with one batch at a time.
 func (r *Registry) apply(events []Event) {
-	edits := make(map[*service]*View, 1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := batch{Registry: r, views: make(map[*service]*View, 1)}
 	for k := range events {
-		r.applyOne(edits, &events[k])
+		b.apply(&events[k])
 	}
-	for s, v := range edits {
-		if len(v.members) == 0 {
-			s.view.Store(nil)
-			r.services.Delete(v.Service)
-			continue
-		}
-		s.view.Store(v)
-	}
+	b.publish()
 	r.revision.Store(uint64(events[len(events)-1].Revision))
 	r.feed.publish(events)
+	r.forgetLocked()
 }
 
-func (r *Registry) applyOne(edits map[*service]*View, e *Event) {
+// batch is a batch of events being applied: nobody sees it yet.
+type batch struct {
+	*Registry
+	views   map[*service]*View
+	changed []changedLease
+}
+
+// changedLease is a lease that has been given a new length.
+type changedLease struct {
+	lease *Lease
+	home  *service
+	old   Instant // its end before
+}
+
+func (b *batch) apply(e *Event) {
 	i := e.Instance()
-	s := r.home(i.Service)
-	v := edits[s]
+	s := b.home(i.Service)
+	v := b.views[s]
 	if v == nil {
 		if v = s.view.Load(); v == nil {
 			v = &View{Service: i.Service, home: s}
 		}
 		v = v.edit()
-		edits[s] = v
+		b.views[s] = v
 	}
 	v.Revision = e.Revision
 	if e.After != nil {
@@ -394,19 +403,58 @@ func (r *Registry) applyOne(edits map[*service]*View, e *Event) {
 	}
 	old, known := v.at(i.Label)
 	e.Before = old.Instance
-	r.labels.count(e.Before, e.After)
+	b.labels.count(e.Before, e.After)
 	switch {
 	case e.After == nil:
 		v.drop(i.Label)
 		if known {
-			r.deadlines.remove(old.Lease)
+			b.deadlines.remove(old.Lease)
 		}
 	case known:
-		end := old.Lease.set(r.endOf(i.TTL), Instant(s.cached.Load()))
-		r.deadlines.schedule(old.Lease, end)
+		before := old.Lease.set(b.Now(), i.TTL, Instant(s.cached.Load()))
+		b.changed = append(b.changed, changedLease{old.Lease, s, before})
 		v.put(Member{i, old.Lease})
 	default:
-		v.put(Member{i, r.grant(i)})
+		v.put(Member{i, b.grant(i)})
+	}
+}
+
+func (b *batch) publish() {
+	for s, v := range b.views {
+		if len(v.members) > 0 {
+			s.view.Store(v)
+			continue
+		}
+		s.view.Store(nil)
+		b.idle = append(b.idle, idleService{v.Service, s})
+	}
+	// Readers of the views before may have handed out the longer leases until
+	// just now. From here on HandOut turns them away.
+	for _, c := range b.changed {
+		c.lease.extend(min(c.old, Instant(c.home.cached.Load())))
+		b.deadlines.schedule(c.lease, c.lease.End())
+	}
+}
+
+// idleService is a service whose last instance is gone. It is kept for as long
+// as caches may hold something of it, because safe_after hangs on that.
+type idleService struct {
+	name string
+	home *service
+}
+
+// forgetLocked removes idle services of which no cache holds anything.
+func (r *Registry) forgetLocked() {
+	now := r.Now()
+	for len(r.idle) > 0 {
+		s := r.idle[0]
+		if s.home.view.Load() == nil && Instant(s.home.cached.Load()) > now {
+			return
+		}
+		if present, _ := r.services.Load(s.name); s.home.view.Load() == nil && present == s.home {
+			r.services.Delete(s.name)
+		}
+		r.idle = r.idle[1:]
 	}
 }
 
@@ -415,22 +463,26 @@ func (r *Registry) applyOne(edits map[*service]*View, e *Event) {
 func (r *Registry) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	failures := 0
 	for {
 		ended, next := r.deadlines.due(r.Now(), sweepBatch)
+		wake := r.deadlines.wake
 		if len(ended) > 0 {
-			r.expire(ctx, ended)
-			continue
+			if r.expire(ctx, ended, &failures) {
+				continue
+			}
+			// All that is due would fail as well: none of it before the next try.
+			next, wake = r.Now().Add(sweepRetry<<min(failures, 7)), nil
 		}
-		if next == Never {
-			timer.Stop()
-		} else {
-			timer.Reset(next.Sub(r.Now()))
-		}
+		timer.Reset(min(next.Sub(r.Now()), idleTime))
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
-		case <-r.deadlines.wake:
+			r.mu.Lock()
+			r.forgetLocked()
+			r.mu.Unlock()
+		case <-wake:
 		}
 	}
 }
@@ -440,12 +492,17 @@ const (
 	// their turn while a hundred thousand leases end in the same second.
 	sweepBatch = 1024
 	// sweepRetry is how long a removal waits that could not be made durable,
-	// or whose instance is being written: that write may yet revive it.
+	// doubled with each failure, or whose instance is being written: that
+	// write may yet revive it.
 	sweepRetry = 100 * time.Millisecond
+	// idleTime is how often services without instances are looked through
+	// where nothing else happens.
+	idleTime = time.Minute
 )
 
-// expire makes the removal of ended leases durable.
-func (r *Registry) expire(ctx context.Context, leases []*Lease) {
+// expire makes the removal of ended leases durable, and reports whether the
+// backend did its part.
+func (r *Registry) expire(ctx context.Context, leases []*Lease, failures *int) bool {
 	var events []Event
 	var locked []slot
 	again := r.Now().Add(sweepRetry)
@@ -461,14 +518,21 @@ func (r *Registry) expire(ctx context.Context, leases []*Lease) {
 	}
 	defer r.writing.unlock(locked...)
 	if len(events) == 0 {
-		return
+		return true
 	}
-	if err := r.backend.Commit(ctx, events); err != nil {
-		for _, l := range leases {
-			r.deadlines.schedule(l, again)
+	err := r.backend.Commit(ctx, events)
+	if err == nil {
+		if *failures > 0 {
+			*failures = 0
+			r.cfg.SweepFailed(nil)
 		}
-		if !errors.Is(err, ErrClosed) && ctx.Err() == nil {
-			r.cfg.SweepFailed(fmt.Errorf("remove %d instances whose leases ended: %w", len(events), err))
-		}
+		return true
 	}
+	for _, l := range leases {
+		r.deadlines.schedule(l, again)
+	}
+	if *failures++; *failures == 1 && !errors.Is(err, ErrClosed) && ctx.Err() == nil {
+		r.cfg.SweepFailed(fmt.Errorf("remove %d instances whose leases ended: %w", len(events), err))
+	}
+	return false
 }

@@ -33,6 +33,8 @@ type Store struct {
 	done    chan struct{} // closed when the committer has ended
 	waiting chan struct{} // has room for one: queue is not empty, or closed is set
 
+	commitTx func(*bbolt.Tx) error // (*bbolt.Tx).Commit but in tests
+
 	mu     sync.Mutex
 	queue  []*commit // guarded by mu
 	closed bool      // guarded by mu
@@ -52,26 +54,21 @@ const lockTimeout = 2 * time.Second
 
 // Open reads and checks the file at path, made if there is none, and locks it.
 func Open(path string) (*Store, error) {
-	found, err := load(path)
-	if err != nil {
-		return nil, err
-	}
-	db, err := open(path, &bbolt.Options{
-		Timeout: lockTimeout,
-		// The list of free pages is made again at each start from the pages in
-		// use, which are read anyway: less to write, and nothing to go bad.
-		NoFreelistSync: true,
-		FreelistType:   bbolt.FreelistMapType,
-	})
+	return openChecked(path, load)
+}
+
+func openChecked(path string, check func(string) (contents, error)) (*Store, error) {
+	db, found, err := lock(path, check)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
-		path:    path,
-		db:      db,
-		found:   found,
-		done:    make(chan struct{}),
-		waiting: make(chan struct{}, 1),
+		path:     path,
+		db:       db,
+		commitTx: (*bbolt.Tx).Commit,
+		found:    found,
+		done:     make(chan struct{}),
+		waiting:  make(chan struct{}, 1),
 	}
 	if found.revision == 0 {
 		if err := s.create(); err != nil {
@@ -79,6 +76,41 @@ func Open(path string) (*Store, error) {
 		}
 	}
 	return s, nil
+}
+
+// lock opens the file for writing after it has been checked, with what it
+// holds. Between the two another process may have written it and let go, so it
+// is read again where it has changed.
+func lock(path string, check func(string) (contents, error)) (*bbolt.DB, contents, error) {
+	for range 3 {
+		found, err := check(path)
+		if err != nil {
+			return nil, contents{}, err
+		}
+		db, err := open(path, &bbolt.Options{
+			Timeout: lockTimeout,
+			// The list of free pages is made again at each start from the pages
+			// in use, which are read anyway: less to write, and nothing to go bad.
+			NoFreelistSync: true,
+			FreelistType:   bbolt.FreelistMapType,
+		})
+		if err != nil {
+			return nil, contents{}, err
+		}
+		tx, err := db.Begin(false)
+		if err != nil {
+			return nil, contents{}, errors.Join(fmt.Errorf("open store %s: %w", path, err), db.Close())
+		}
+		// bbolt counts to 1 when it makes a file.
+		same := uint64(tx.ID()) == max(found.txid, 1)
+		if err := tx.Rollback(); err != nil || same {
+			return db, found, err
+		}
+		if err := db.Close(); err != nil {
+			return nil, contents{}, fmt.Errorf("open store %s: %w", path, err)
+		}
+	}
+	return nil, contents{}, fmt.Errorf("open store %s: other processes keep writing it; stop them, or give --store another path", path)
 }
 
 // open opens the file with bbolt, whose errors it makes ours.
@@ -124,7 +156,7 @@ func (s *Store) Start(_ context.Context, restore func(*store.Instance), apply fu
 	for _, i := range s.found.instances {
 		restore(i)
 	}
-	c := committer{Store: s, revision: s.found.revision, count: uint64(len(s.found.instances))}
+	c := committer{Store: s, revision: s.found.revision, undo: map[string]*store.Instance{}}
 	s.found.instances = nil
 	s.apply = apply
 	go c.run()
@@ -180,8 +212,13 @@ func (s *Store) take() (batch []*commit, open bool) {
 type committer struct {
 	*Store
 	revision store.Revision // of the last committed event
-	count    uint64         // instances in the file
 	buf      []byte
+
+	// undo has the instances that failed transactions have touched, as they
+	// are, nil for none, by key. Where only the last sync failed, such a
+	// transaction may be in the file all the same: the next one puts right
+	// what it did.
+	undo map[string]*store.Instance
 }
 
 func (c *committer) run() {
@@ -194,8 +231,11 @@ func (c *committer) run() {
 				b.result <- err
 			}
 		}
-		if !open {
-			return // take emptied the queue, and nothing enters it once closed
+		if !open { // take emptied the queue, and nothing enters it once closed
+			if len(c.undo) > 0 {
+				_ = c.write(nil) // the failure it puts right has been reported
+			}
+			return
 		}
 	}
 }
@@ -205,38 +245,79 @@ func (c *committer) run() {
 // to free places and syncs, then writes the page that points at them and syncs
 // again.
 func (c *committer) write(batch []*commit) error {
-	revision, count := c.revision, c.count
-	c.buf = c.buf[:0] // the last transaction has let go of it
-	err := c.db.Update(func(tx *bbolt.Tx) error {
-		b := tx.Bucket(instancesBucket)
-		for _, one := range batch {
-			for k := range one.events {
-				revision++
-				one.events[k].Stamp(revision)
-				if err := c.put(b, &one.events[k], &count); err != nil {
-					return err
-				}
-			}
-		}
-		return putMeta(tx, revision, count)
-	})
+	revision, err := c.transact(batch)
 	if err != nil {
+		c.remember(batch)
 		return fmt.Errorf("write store %s: %w: %w", c.path, store.ErrNotDurable, err)
 	}
-	c.revision, c.count = revision, count
+	c.revision = revision
+	clear(c.undo)
 	var all []store.Event // together, so that a service is copied once for all its changes
 	for _, one := range batch {
 		all = append(all, one.events...)
 	}
-	c.apply(all)
+	if len(all) > 0 {
+		c.apply(all)
+	}
 	return nil
 }
 
-func (c *committer) put(b *bbolt.Bucket, e *store.Event, count *uint64) error {
-	i := e.Instance()
-	key := store.RecordKey(i.Service, i.ID)
+// remember keeps what the batch would have changed, as it was before.
+func (c *committer) remember(batch []*commit) {
+	for _, one := range batch {
+		for k := range one.events {
+			e := &one.events[k]
+			key := string(store.RecordKey(e.Instance().Service, e.Instance().ID))
+			if _, known := c.undo[key]; !known { // the first knows how it was
+				c.undo[key] = e.Before
+			}
+		}
+	}
+}
+
+// transact writes the batch and what undo puts right, and returns the last
+// revision.
+func (c *committer) transact(batch []*commit) (store.Revision, error) {
+	c.buf = c.buf[:0] // the last transaction has let go of it
+	tx, err := c.db.Begin(true)
+	if err != nil {
+		return 0, err
+	}
+	defer tx.Rollback() //nolint:errcheck // after Commit there is nothing to roll back
+	// What the file says counts, not what was last committed: see undo.
+	revision, count, err := parseState(tx.Bucket(metaBucket).Get(stateKey))
+	if err != nil {
+		return 0, err
+	}
+	revision = max(revision, c.revision)
+	b := tx.Bucket(instancesBucket)
+	for key, i := range c.undo {
+		if err := c.put(b, []byte(key), i, &count); err != nil {
+			return 0, err
+		}
+	}
+	for _, one := range batch {
+		for k := range one.events {
+			e := &one.events[k]
+			revision++
+			e.Stamp(revision)
+			key := store.RecordKey(e.Instance().Service, e.Instance().ID)
+			if err := c.put(b, key, e.After, &count); err != nil {
+				return 0, err
+			}
+		}
+	}
+	if err := putMeta(tx, revision, count); err != nil {
+		return 0, err
+	}
+	return revision, c.commitTx(tx)
+}
+
+// put makes the record under a key that of i, or removes it where i is nil,
+// and keeps the count of records.
+func (c *committer) put(b *bbolt.Bucket, key []byte, i *store.Instance, count *uint64) error {
 	known := b.Get(key) != nil
-	if e.After == nil {
+	if i == nil {
 		if known {
 			*count--
 		}
@@ -251,7 +332,7 @@ func (c *committer) put(b *bbolt.Bucket, e *store.Event, count *uint64) error {
 	if cap(c.buf)-start < 4096 {
 		c.buf, start = make([]byte, 0, 1<<16), 0
 	}
-	c.buf = store.AppendRecord(c.buf, e.After)
+	c.buf = store.AppendRecord(c.buf, i)
 	return b.Put(key, c.buf[start:len(c.buf):len(c.buf)])
 }
 

@@ -261,6 +261,105 @@ func TestWriteFails(t *testing.T) {
 	}
 }
 
+// A transaction whose last sync failed may be in the file. What it did is put
+// right by the next one, and by Close.
+func TestLastSyncFails(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "roster.db")
+	s := mustOpen(t, path)
+	r, done := storetest.Open(t, func(*testing.T) store.Backend { return s }, store.Config{})
+	old := storetest.Instance("web", "changed")
+	storetest.Register(t, r, old)
+	storetest.Register(t, r, storetest.Instance("web", "removed"))
+
+	during := func() {
+		t.Helper()
+		fix := bolt.BreakLastSync(s)
+		defer fix()
+		for range 2 {
+			_, err := r.Register(t.Context(), storetest.Instance("web", "ghost"), false)
+			changed := storetest.Instance("web", "changed")
+			changed.Port++
+			_, err2 := r.Register(t.Context(), changed, false)
+			_, err3 := r.Deregister(t.Context(), "web", "removed")
+			for _, err := range []error{err, err2, err3} {
+				if !errors.Is(err, store.ErrNotDurable) {
+					t.Fatalf("got %v, want ErrNotDurable", err)
+				}
+			}
+		}
+	}
+	during()
+	storetest.Register(t, r, storetest.Instance("web", "after"))
+	want := []string{"after", "changed", "removed"}
+	if got := storetest.Live(r, "web"); !slices.Equal(got, want) {
+		t.Errorf("live are %q, want %q", got, want)
+	}
+	during()
+	revision := r.Revision()
+	done()
+
+	r, _ = storetest.Open(t, at(path), store.Config{})
+	if got := storetest.Live(r, "web"); !slices.Equal(got, want) {
+		t.Errorf("in the file are %q, want %q", got, want)
+	}
+	if m, _ := r.Service("web").ByLabel("changed", r.Now()); m.Port != old.Port {
+		t.Errorf("in the file the port is %d, want %d", m.Port, old.Port)
+	}
+	if r.Revision() < revision {
+		t.Errorf("the revision went back from %d to %d", revision, r.Revision())
+	}
+}
+
+// A process that waits for the file of one that is ending starts with what
+// that one has left, and not with what it had when the waiting began.
+func TestHandOver(t *testing.T) {
+	path := filled(t, 3)
+	r, done := storetest.Open(t, at(path), store.Config{})
+	opened := make(chan *bolt.Store)
+	go func() {
+		s, err := bolt.Open(path)
+		if err != nil {
+			t.Errorf("open: %v", err)
+		}
+		opened <- s
+	}()
+	for k := range 200 {
+		storetest.Register(t, r, storetest.Instance("web", fmt.Sprintf("late-%d", k)))
+	}
+	done()
+	s := <-opened
+	if s == nil {
+		return
+	}
+	next, _ := storetest.Open(t, func(*testing.T) store.Backend { return s }, store.Config{})
+	if next.Len() != 203 {
+		t.Errorf("%d instances are there, want 203", next.Len())
+	}
+}
+
+// The file changes between the check and the opening: what counts is what is
+// there when it is locked.
+func TestChangedBeforeLocked(t *testing.T) {
+	for _, n := range []int{0, 3} {
+		path := filepath.Join(t.TempDir(), "roster.db")
+		if n > 0 {
+			path = filled(t, n)
+		}
+		s, err := bolt.OpenAfter(path, func() {
+			r, done := storetest.Open(t, at(path), store.Config{})
+			storetest.Register(t, r, storetest.Instance("web", "between"))
+			done()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, _ := storetest.Open(t, func(*testing.T) store.Backend { return s }, store.Config{})
+		if r.Len() != n+1 {
+			t.Errorf("%d instances are there, want %d", r.Len(), n+1)
+		}
+	}
+}
+
 // large returns an instance whose record takes four pages.
 func large(k int) *store.Instance {
 	i := storetest.Instance("web", fmt.Sprintf("large-%d", k))

@@ -1,6 +1,12 @@
 package bolt
 
-import "bytes"
+import (
+	"bytes"
+	"errors"
+	"sync"
+
+	bbolt "go.etcd.io/bbolt"
+)
 
 // AppendStateVersion returns a valid state record of another format version.
 func AppendStateVersion(version byte) []byte {
@@ -12,6 +18,27 @@ func AppendStateVersion(version byte) []byte {
 func appendSum(b []byte) []byte {
 	sum := checksum(b)
 	return []byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}
+}
+
+// OpenAfter opens the store at path and calls between after it has been checked
+// for the first time.
+func OpenAfter(path string, between func()) (*Store, error) {
+	once := sync.OnceFunc(between)
+	return openChecked(path, func(path string) (contents, error) {
+		found, err := load(path)
+		once()
+		return found, err
+	})
+}
+
+// BreakLastSync lets transactions come into the file and reports them as failed,
+// as when the very last sync of one fails, until fix is called.
+func BreakLastSync(s *Store) (fix func()) {
+	commit := s.commitTx
+	s.commitTx = func(tx *bbolt.Tx) error {
+		return errors.Join(commit(tx), errors.New("sync: input/output error"))
+	}
+	return func() { s.commitTx = commit }
 }
 
 // Break makes the store's file unable to grow, as on a full disk, until fix is

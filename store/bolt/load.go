@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 
+	bbolt "go.etcd.io/bbolt"
+
 	"github.com/rosterdns/roster/store"
 )
 
@@ -17,6 +19,7 @@ import (
 type contents struct {
 	instances []*store.Instance
 	revision  store.Revision // 0: a fresh file
+	txid      uint64         // of the transaction that it is as of
 }
 
 // load reads the whole file without a change to it and checks every page that
@@ -40,7 +43,19 @@ func load(path string) (contents, error) {
 	case info.Size() == 0:
 		return contents{}, nil
 	}
+	// bbolt's lock, shared, so that nobody writes it meanwhile. Opened so, bbolt
+	// looks at the meta pages only.
+	lock, err := open(path, &bbolt.Options{ReadOnly: true, Timeout: lockTimeout})
+	if err != nil {
+		return contents{}, err
+	}
+	if info, err = f.Stat(); err != nil { // it may have grown before
+		return contents{}, errors.Join(fmt.Errorf("open store: %w", err), lock.Close())
+	}
 	found, err := read(f, info.Size())
+	if err := lock.Close(); err != nil {
+		return contents{}, fmt.Errorf("open store %s: %w", path, err)
+	}
 	switch {
 	case errors.Is(err, errNewer), errors.Is(err, store.ErrNewerRecord):
 		return contents{}, fmt.Errorf("open store %s: %w; the file is untouched: run the version that wrote it, or a newer one", path, err)
@@ -62,6 +77,7 @@ func read(r io.ReaderAt, size int64) (contents, error) {
 	if err != nil {
 		return contents{}, err
 	}
+	fresh := contents{txid: p.txid}
 	buckets := map[string][]byte{}
 	err = p.walk(root, func(i item) error {
 		if !i.bucket || !bytes.Equal(i.key, metaBucket) && !bytes.Equal(i.key, instancesBucket) {
@@ -71,13 +87,13 @@ func read(r io.ReaderAt, size int64) (contents, error) {
 		return nil
 	})
 	if err != nil || len(buckets) == 0 { // none: made, and then we were killed
-		return contents{}, err
+		return fresh, err
 	}
 	revision, count, err := p.readState(buckets[string(metaBucket)])
 	if err != nil {
 		return contents{}, fmt.Errorf("bucket meta: %w", err)
 	}
-	found := contents{revision: revision}
+	found := contents{revision: revision, txid: p.txid}
 	if found.instances, err = p.readInstances(buckets[string(instancesBucket)], count); err != nil {
 		return contents{}, fmt.Errorf("bucket instances: %w", err)
 	}

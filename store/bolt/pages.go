@@ -42,7 +42,6 @@ const (
 
 	branchPage   = 0x01
 	leafPage     = 0x02
-	metaPage     = 0x04
 	freelistPage = 0x10
 	bucketLeaf   = 0x01
 
@@ -60,6 +59,7 @@ type pages struct {
 	r     io.ReaderAt
 	size  uint64 // of a page
 	count uint64 // of pages in use, the free ones among them
+	txid  uint64 // of the transaction that the file is as of
 	seen  []bool // each page belongs to one place at most
 }
 
@@ -81,7 +81,7 @@ func readMeta(r io.ReaderAt, fileSize int64) (*pages, uint64, error) {
 	if best == nil {
 		return nil, 0, errors.New("it has no valid meta page")
 	}
-	p := &pages{r: r, size: uint64(native.Uint32(best[24:])), count: native.Uint64(best[56:])}
+	p := &pages{r: r, size: uint64(native.Uint32(best[24:])), count: native.Uint64(best[56:]), txid: native.Uint64(best[64:])}
 	if p.count < 3 || p.count > uint64(fileSize)/p.size {
 		return nil, 0, fmt.Errorf("it has %d octets and should have %d pages of %d", fileSize, p.count, p.size)
 	}
@@ -104,8 +104,8 @@ func validMeta(m []byte, at int64) bool {
 	sum := fnv.New64a()
 	sum.Write(m[pageHeader : pageHeader+metaSize-8])
 	size := int64(native.Uint32(m[24:]))
-	return native.Uint16(m[8:]) == metaPage &&
-		native.Uint32(m[16:]) == magic && native.Uint32(m[20:]) == fileVersion &&
+	// As bbolt, which does not look at the page's header here.
+	return native.Uint32(m[16:]) == magic && native.Uint32(m[20:]) == fileVersion &&
 		native.Uint64(m[72:]) == sum.Sum64() &&
 		size >= 1024 && size <= 1<<24 && (at == 0 || at == size)
 }

@@ -322,6 +322,9 @@ func testRestart(t *testing.T, open Opener) {
 			t.Errorf("after the restart the revision is %d, was %d", got, revision)
 		}
 		now := r.Now()
+		if got := r.Service("web").Revision; got != revision {
+			t.Errorf("after the restart the service's revision is %d, want the registry's, %d: its last change may have been a removal", got, revision)
+		}
 		m, _ := r.Service("web").ByLabel(want.Label, now)
 		if got, want := fmt.Sprintf("%+v", *m.Instance), fmt.Sprintf("%+v", want); got != want {
 			t.Errorf("after the restart:\n got %s\nwant %s", got, want)
@@ -441,7 +444,6 @@ func (m *model) step(t *testing.T, r *store.Registry) (moved bool, err error) {
 		Advance(time.Duration(m.rnd.IntN(2000)) * time.Millisecond)
 		moved = m.expire()
 	}
-	m.forget(service)
 	return moved, nil
 }
 
@@ -454,8 +456,11 @@ func (m *model) register(service, key string, e entry) {
 		renewed := latest(old.end, now.Add(old.ttl))
 		if old.port == e.port && old.ttl == e.ttl {
 			e.end = renewed
-		} else if c := m.cached[service]; c.After(e.end) {
-			e.end = latest(e.end, earliest(renewed, c))
+		} else {
+			e.end = latest(e.end, earliest(renewed, m.cached[service]))
+			if e.end.Equal(renewed) {
+				e.end = e.end.Add(1) // see Lease.set
+			}
 		}
 	}
 	m.entries[key] = e
@@ -468,20 +473,7 @@ func (m *model) expire() (any bool) {
 			any = true
 		}
 	}
-	for s := range m.cached {
-		m.forget(s)
-	}
 	return any
-}
-
-// forget drops what is known of a service's caches with its last instance.
-func (m *model) forget(service string) {
-	for k := range m.entries {
-		if strings.HasPrefix(k, service+"/") {
-			return
-		}
-	}
-	delete(m.cached, service)
 }
 
 func (m *model) restart() {
