@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/rosterdns/roster/store"
 )
@@ -34,6 +35,9 @@ func readAll(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	var tooLarge *http.MaxBytesError
 	if err != nil && !errors.As(err, &tooLarge) {
 		return nil, problemf(http.StatusBadRequest, "the body ended early: %v", err)
+	}
+	if !utf8.Valid(b) {
+		return nil, problemf(http.StatusBadRequest, "the body is not JSON: it is not UTF-8")
 	}
 	return bytes.TrimSpace(b), err
 }

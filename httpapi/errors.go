@@ -52,7 +52,7 @@ func documentOf(err error) problemDocument {
 		d.Status = http.StatusRequestEntityTooLarge
 		d.Detail = fmt.Sprintf("the body is over %d octets; send a smaller one", tooLarge.Limit)
 	case errors.Is(err, store.ErrNotFound):
-		d.Status, d.Detail = http.StatusNotFound, err.Error()+": register again"
+		d.Status = http.StatusNotFound
 	case errors.Is(err, store.ErrExists):
 		d.Status, d.Detail = http.StatusPreconditionFailed, err.Error()+": leave out If-None-Match to replace it"
 	case errors.Is(err, store.ErrNotDurable), errors.Is(err, store.ErrClosed):

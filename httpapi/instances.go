@@ -1,9 +1,11 @@
 package httpapi
 
 import (
+	"errors"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -86,7 +88,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	in.Service, in.ID = service, id
-	return s.store(w, r, in)
+	return s.store(w, r, in, "")
 }
 
 // registerUnnamed is POST /v1/services/{service}/instances.
@@ -99,9 +101,9 @@ func (s *Server) registerUnnamed(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	in.Service, in.ID = service, store.DeriveID(in.Addresses[0], in.Port, in.Protocol)
-	w.Header().Set("Location", "/v1/services/"+url.PathEscape(service)+"/instances/"+url.PathEscape(in.ID))
-	return s.store(w, r, in)
+	first := slices.MinFunc(in.Addresses, netip.Addr.Compare) // whatever order they came in
+	in.Service, in.ID = service, store.DeriveID(first, in.Port, in.Protocol)
+	return s.store(w, r, in, "/v1/services/"+url.PathEscape(service)+"/instances/"+url.PathEscape(in.ID))
 }
 
 // readInstance reads the body over the defaults. An instance without an
@@ -137,8 +139,9 @@ func peerAddr(r *http.Request) (netip.Addr, error) {
 	return p.Addr().Unmap().WithZone(""), nil
 }
 
-// store registers the instance and replies with what is stored.
-func (s *Server) store(w http.ResponseWriter, r *http.Request, in *store.Instance) error {
+// store registers the instance and replies with what is stored, and with where
+// it is to be found unless that is "".
+func (s *Server) store(w http.ResponseWriter, r *http.Request, in *store.Instance, location string) error {
 	create, err := createOnly(r)
 	if err != nil {
 		return err
@@ -150,6 +153,9 @@ func (s *Server) store(w http.ResponseWriter, r *http.Request, in *store.Instanc
 	status := http.StatusOK
 	if reg.Created {
 		status = http.StatusCreated
+	}
+	if location != "" {
+		w.Header().Set("Location", location)
 	}
 	d := s.describe(reg.Instance, reg.Expires)
 	d.Warnings = reg.Warnings
@@ -213,6 +219,9 @@ func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := takeQuery(r); err != nil {
+		return err
+	}
 	b, err := readBody(w, r)
 	if err != nil {
 		return err
@@ -222,6 +231,9 @@ func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	reg, err := s.registry.Heartbeat(r.Context(), service, id, beat)
+	if errors.Is(err, store.ErrNotFound) {
+		return problemf(http.StatusNotFound, "%v: register again", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -54,7 +55,7 @@ func readFilter(r *http.Request) (filter, error) {
 	if err := takeQuery(r, "tag", "status"); err != nil {
 		return filter{}, err
 	}
-	q := r.URL.Query()
+	q := r.URL.Query() // takeQuery has seen that it can be read
 	f := filter{tags: q["tag"]}
 	switch list := q["status"]; {
 	case len(list) > 1:
@@ -75,7 +76,11 @@ func takeQuery(r *http.Request, names ...string) error {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
-	for name := range r.URL.Query() {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return problemf(http.StatusBadRequest, "the query cannot be read: %v", err)
+	}
+	for name := range q {
 		if !slices.Contains(names, name) {
 			what := "none is taken here"
 			if len(names) > 0 {
@@ -133,9 +138,10 @@ func (s *Server) service(w http.ResponseWriter, r *http.Request) error {
 	}
 	now := s.registry.Now()
 	v := s.registry.Service(name)
-	known := false
+	known, settled := false, false
 	list := []instanceJSON{}
 	if v != nil {
+		settled = v.Settled(now)
 		for m := range v.Members(now) {
 			known = true
 			if f.takes(m.Instance) {
@@ -146,7 +152,7 @@ func (s *Server) service(w http.ResponseWriter, r *http.Request) error {
 	if !known {
 		return problemf(http.StatusNotFound, "service %s: %v", name, store.ErrNotFound)
 	}
-	if v.Settled(now) && unchanged(w, r, v.Revision) {
+	if settled && unchanged(w, r, v.Revision) {
 		return nil
 	}
 	slices.SortFunc(list, func(a, b instanceJSON) int { return cmp.Compare(a.ID, b.ID) })

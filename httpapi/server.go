@@ -63,7 +63,7 @@ func (c Config) withDefaults() Config {
 // The limits on what a client may send and how long it may take.
 const (
 	maxBody       = 64 << 10
-	maxHeader     = 16 << 10 // 431 above
+	maxHeader     = 12 << 10 // net/http adds 4 KiB; 431 above
 	headerTimeout = 5 * time.Second
 	readTimeout   = 15 * time.Second
 	writeTimeout  = 30 * time.Second

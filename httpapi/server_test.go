@@ -140,6 +140,12 @@ func TestRegisterUnnamed(t *testing.T) {
 	a.want(t, 200, "POST /v1/services/web/instances", `{"address": "10.0.0.5", "port": 80}`)
 	a.want(t, 201, "POST /v1/services/web/instances", `{"port": 80}`).same(t, "id", "192-0-2-7-80")
 	a.want(t, 200, "PUT "+at+"/heartbeat", "")
+	for _, addrs := range []string{`["10.0.0.7", "10.0.0.6"]`, `["10.0.0.6", "10.0.0.7"]`} {
+		a.do(t, "POST /v1/services/web/instances", `{"addresses": `+addrs+`}`).same(t, "id", "10-0-0-6-0")
+	}
+	if r := a.want(t, 400, "POST /v1/services/we.b/instances", `{}`); r.header.Get("Location") != "" {
+		t.Error("a refused registration has a Location")
+	}
 }
 
 // Every mistake in a body has an answer that names the field and says what is
@@ -200,6 +206,7 @@ func TestRegisterRefuses(t *testing.T) {
 		{body: `{} {}`, detail: "goes on"},
 		{body: `{} x`, detail: "goes on"},
 		{body: "\xff", detail: "not JSON"},
+		{body: "{\"tags\": [\"\xff\"]}", detail: "not UTF-8"},
 		{request: "PUT /v1/services/we.b/instances/a2", body: `{}`, field: "service"},
 		{request: "PUT /v1/services/web/instances/a%20b", body: `{}`, field: "id", detail: `"a b"`},
 		{request: "PUT " + web + "a2?ttl=3", body: `{}`, detail: `"ttl"`},
@@ -283,6 +290,7 @@ func TestHeartbeat(t *testing.T) {
 		r = a.want(t, 200, "PUT "+web+"p/heartbeat", "")
 		r.same(t, "permanent", true)
 		r.same(t, "expires", nil)
+		a.want(t, 400, "PUT "+web+"p/heartbeat?ttl=5", "")
 	})
 }
 
@@ -297,7 +305,7 @@ func TestDeregister(t *testing.T) {
 		r := a.want(t, 200, "DELETE "+web+"a1", "")
 		r.same(t, "revision", float64(a.Revision()))
 		r.same(t, "safe_after", time.Now().Add(11*time.Second).UTC().Format("2006-01-02T15:04:05.000000000Z07:00"))
-		a.want(t, 404, "DELETE "+web+"a1", "")
+		a.want(t, 404, "DELETE "+web+"a1", "").same(t, "detail", "web/a1: not registered")
 		a.want(t, 400, "DELETE "+web+"a1?drain=true", "")
 	})
 }
@@ -364,6 +372,7 @@ func TestLists(t *testing.T) {
 	a.want(t, 400, "GET /v1/services/web?status=sick", "").same(t, "field", "status")
 	a.want(t, 400, "GET /v1/services/web?status=up&status=down", "")
 	a.want(t, 400, "GET /v1/services?tags=v2", "")
+	a.want(t, 400, "GET /v1/services?tag=%zz", "")
 }
 
 func TestETag(t *testing.T) {

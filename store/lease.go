@@ -99,11 +99,11 @@ func (l *Lease) renew(now Instant) bool {
 // the moment at which the last honest cache has forgotten the instance, or
 // before the old end where that comes first. It returns the old end.
 func (l *Lease) set(now Instant, length time.Duration, cached Instant) Instant {
-	l.length.Store(int64(length))
+	changed := l.length.Swap(int64(length)) != int64(length)
 	for {
 		old := l.End()
 		next := max(endAt(now, length), min(old, cached))
-		if next == old && old != Never {
+		if changed && next == old {
 			next++ // so that a renewal under way with the old length fails and looks again
 		}
 		if l.end.CompareAndSwap(int64(old), int64(next)) {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -46,7 +47,7 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.store, "store", "bolt:roster.db", "where registrations last: bolt:PATH or memory:")
 	fs.Uint32Var(&f.maxTTL, "max-ttl", 30, "the largest TTL of any record, in `seconds`")
 	fs.Uint32Var(&f.negativeTTL, "negative-ttl", 1, "how long caches may keep that a name does not exist, in `seconds`")
-	fs.StringArrayVar(&f.ns, "ns", nil, "a name server of the zone, `NAME[=IP]` (default ns below the zone, where --dns listens)")
+	fs.StringSliceVar(&f.ns, "ns", nil, "a name server of the zone, `NAME[=IP]` (default ns below the zone, where --dns listens)")
 	fs.Uint16Var(&f.ednsSize, "edns-size", 1232, "the largest answer over UDP, in `octets`")
 	fs.BoolVar(&f.open, "open", false, "allow an --http address that is not loopback: anybody who reaches it may register")
 	fs.StringVar(&f.logLevel, "log-level", "info", "error, warn, info or debug")
@@ -91,11 +92,15 @@ func fromEnv(fs *pflag.FlagSet, lookupEnv func(string) (string, bool)) error {
 
 func fromFile(fs *pflag.FlagSet, b []byte) error {
 	var keys map[string]yaml.Node
-	switch err := yaml.NewDecoder(bytes.NewReader(b)).Decode(&keys); {
+	dec := yaml.NewDecoder(bytes.NewReader(b))
+	switch err := dec.Decode(&keys); {
 	case errors.Is(err, io.EOF):
 		return nil // an empty file
 	case err != nil:
 		return err
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return errors.New("there is a second document in it; one is all")
 	}
 	for _, key := range sortedKeys(keys) {
 		f := fs.Lookup(key)
@@ -183,8 +188,12 @@ func (f *serveFlags) check() error {
 }
 
 func checkAddress(flag, address string) error {
-	if _, _, err := net.SplitHostPort(address); err != nil {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
 		return fmt.Errorf("%s: %w; write host:port, such as 127.0.0.1:8053 or [::1]:8053", flag, err)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%s %s: the port is no number from 0 to 65535", flag, address)
 	}
 	return nil
 }
@@ -214,6 +223,9 @@ func (f *serveFlags) nameServers(zone string) ([]dnsserver.NameServer, error) {
 		}
 		if !hasIP {
 			continue
+		}
+		if !dns.IsSubDomain(zone, name) {
+			return nil, fmt.Errorf("--ns %s: the zone %s has no place for the address of a name outside of it; write NAME.%[2]s=%s, or leave out the address", text, zone, ip)
 		}
 		a, err := netip.ParseAddr(ip)
 		if err != nil {

@@ -36,6 +36,7 @@ func serveCommand() *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
+			context.AfterFunc(ctx, stop) // a second signal ends it at once
 			return serve(ctx, &f, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -65,15 +66,19 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	if err != nil {
 		return err
 	}
+	reserved := dnsserver.Reserved(zone, servers)
 	registry, err := store.Open(ctx, backend, store.Config{
-		Reserved: dnsserver.Reserved(zone, servers),
-		MaxTTL:   time.Duration(f.maxTTL) * time.Second,
-		SweepFailed: func(err error) {
-			log.WithError(err).Error("ended instances are out of every answer, but not yet out of the store")
-		},
+		Reserved:    reserved,
+		MaxTTL:      time.Duration(f.maxTTL) * time.Second,
+		SweepFailed: func(err error) { logSweep(log, err) },
 	})
 	if err != nil {
 		return errors.Join(err, backend.Close())
+	}
+	for name, by := range reserved {
+		if registry.Service(name) != nil {
+			log.Warnf("service %s is in the store, but not in DNS: its name is taken by %s", name, by)
+		}
 	}
 	defer func() { err = errors.Join(err, registry.Close()) }()
 
@@ -113,6 +118,16 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		return nil
 	})
 	return g.Wait()
+}
+
+// logSweep says that removals have begun to fail, or, with nil, that they work
+// again.
+func logSweep(log logrus.FieldLogger, err error) {
+	if err == nil {
+		log.Info("ended instances are being removed from the store again")
+		return
+	}
+	log.WithError(err).Error("ended instances are out of every answer, but stay in the store until it can be written")
 }
 
 // openBackend opens what --store names.

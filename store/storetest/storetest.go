@@ -458,7 +458,7 @@ func (m *model) register(service, key string, e entry) {
 			e.end = renewed
 		} else {
 			e.end = latest(e.end, earliest(renewed, m.cached[service]))
-			if e.end.Equal(renewed) {
+			if old.ttl != e.ttl && e.end.Equal(renewed) {
 				e.end = e.end.Add(1) // see Lease.set
 			}
 		}
