@@ -35,3 +35,36 @@ func Order(weights []int, weighted bool) []int {
 	}
 	return order
 }
+
+// Fast is a fast path without a socket.
+type Fast struct{ f *fastPath }
+
+// NewFast returns the fast path of a server.
+func (o Offline) NewFast() Fast { return Fast{o.s.newFastPath()} }
+
+// Answer appends the response to dst, and reports whether the fast path has one.
+func (f Fast) Answer(dst, msg []byte) ([]byte, bool) { return f.f.answer(dst, msg) }
+
+// Ordinary returns what the ordinary path says to a packet over UDP.
+func (o Offline) Ordinary(msg []byte) []byte { return o.s.answerPacket(msg) }
+
+// Facts are what the fast parser finds in a query.
+type Facts struct {
+	Flags, Type, Size uint16
+	Name              string // in wire format
+	EDNS, DO          bool
+	Labels            []string // before the zone
+}
+
+// Parse parses a query as the fast path does.
+func Parse(msg []byte, zone string) (Facts, bool) {
+	var q wireQuery
+	if !q.parse(msg, wireName(zone)) {
+		return Facts{}, false
+	}
+	f := Facts{q.flags, q.rrtype, q.size, string(q.name), q.edns, q.do, nil}
+	for k := range q.n {
+		f.Labels = append(f.Labels, string(q.label(k)))
+	}
+	return f, true
+}

@@ -88,7 +88,9 @@ type Server struct {
 	registry *store.Registry
 	zone     *zone
 	addrs    []netip.AddrPort
-	servers  []*dns.Server // two for each address: UDP and TCP
+	sockets  []net.PacketConn // UDP; Linux has one for each processor and address
+	servers  []*dns.Server    // TCP
+	ordinary *ordinary
 }
 
 // New binds every address, so that a port in use is known at once. Serve must
@@ -124,27 +126,30 @@ func (s *Server) Addrs() []netip.AddrPort { return s.addrs }
 
 // listen binds UDP and TCP to one address and the same port.
 func (s *Server) listen(address string) error {
-	const tries = 20 // a free UDP port may be taken for TCP
+	const tries = 20 // a free TCP port may be taken for UDP
 	for try := 1; ; try++ {
-		pc, err := net.ListenPacket(family("udp", address), address)
+		// TCP first: its sockets are exclusive, so that a second server on the
+		// same port is found out.
+		l, err := net.Listen(family("tcp", address), address)
 		if err != nil {
 			return fmt.Errorf("listen for DNS (--dns): %w", err)
 		}
-		bound := pc.LocalAddr().(*net.UDPAddr).AddrPort() //nolint:errcheck // what a UDP socket has
+		bound := l.Addr().(*net.TCPAddr).AddrPort() //nolint:errcheck // what a TCP socket has
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
-			return errors.Join(err, pc.Close())
+			return errors.Join(err, l.Close())
 		}
-		l, err := net.Listen(family("tcp", address), net.JoinHostPort(host, strconv.Itoa(int(bound.Port()))))
+		sockets, err := listenUDP(family("udp", address), net.JoinHostPort(host, strconv.Itoa(int(bound.Port()))))
 		if err != nil {
-			err = errors.Join(fmt.Errorf("listen for DNS (--dns): %w", err), pc.Close())
+			err = errors.Join(fmt.Errorf("listen for DNS (--dns): %w", err), l.Close())
 			if _, port, _ := net.SplitHostPort(address); port == "0" && try < tries {
 				continue
 			}
 			return err
 		}
 		s.addrs = append(s.addrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
-		s.servers = append(s.servers, s.newUDP(pc), s.newTCP(l))
+		s.sockets = append(s.sockets, sockets...)
+		s.servers = append(s.servers, s.newTCP(l))
 		return nil
 	}
 }
@@ -167,10 +172,6 @@ func family(network, address string) string {
 	}
 }
 
-func (s *Server) newUDP(pc net.PacketConn) *dns.Server {
-	return &dns.Server{PacketConn: pc, Handler: s, MsgAcceptFunc: accept, UDPSize: 4096}
-}
-
 func (s *Server) newTCP(l net.Listener) *dns.Server {
 	return &dns.Server{
 		Listener:      netutil.LimitListener(l, s.cfg.MaxConns),
@@ -188,6 +189,11 @@ func (s *Server) newTCP(l net.Listener) *dns.Server {
 // that failed.
 func (s *Server) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	s.ordinary = newOrdinary(s)
+	defer s.ordinary.stop()
+	for _, socket := range s.sockets {
+		g.Go(func() error { return s.serveUDP(ctx, socket) })
+	}
 	for _, one := range s.servers {
 		started := make(chan struct{})
 		one.NotifyStartedFunc = func() { close(started) }
@@ -221,13 +227,11 @@ const stopTime = 3 * time.Second
 // Close releases the listeners of a server that was never served.
 func (s *Server) Close() error {
 	var errs []error
+	for _, socket := range s.sockets {
+		errs = append(errs, socket.Close())
+	}
 	for _, one := range s.servers {
-		if one.PacketConn != nil {
-			errs = append(errs, one.PacketConn.Close())
-		}
-		if one.Listener != nil {
-			errs = append(errs, one.Listener.Close())
-		}
+		errs = append(errs, one.Listener.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -23,6 +23,12 @@ type Config struct {
 	// Default 16384.
 	History int
 
+	// Derive makes of every new view, before anybody sees it, what a reader
+	// wants to have ready ([View.Derived]). It runs in the way of each change,
+	// one call at a time, so its cost must hang on that service only. Default:
+	// nothing.
+	Derive func(*View) any
+
 	// SweepFailed is called, from the goroutine in [Registry.Run], when the
 	// removal of ended leases could not be made durable, and with nil when it
 	// works again. In between they stay out of every answer, and the removal
@@ -36,6 +42,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.History == 0 {
 		c.History = 16384
+	}
+	if c.Derive == nil {
+		c.Derive = func(*View) any { return nil }
 	}
 	if c.SweepFailed == nil {
 		c.SweepFailed = func(error) {}
@@ -51,7 +60,7 @@ type Registry struct {
 	backend Backend
 	epoch   time.Time // of the lease clock
 
-	services sync.Map // string -> *service
+	services *index
 	labels   labelCounts
 	revision atomic.Uint64
 
@@ -72,6 +81,7 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 		cfg:       cfg.withDefaults(),
 		backend:   b,
 		epoch:     time.Now(),
+		services:  newIndex(),
 		deadlines: newDeadlines(),
 	}
 	restored := map[*service]*View{}
@@ -83,6 +93,7 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 		// Its last change may have been a removal, of which nothing is left;
 		// clients that hold an ETag from before are to see that it is another.
 		v.Revision = at
+		v.derived = r.cfg.Derive(v)
 		s.view.Store(v)
 	}
 	r.revision.Store(uint64(at))
@@ -133,18 +144,25 @@ func (r *Registry) Revision() Revision { return Revision(r.revision.Load()) }
 // registered under that name. A view may still hold instances whose lease has
 // ended; its methods leave them out.
 func (r *Registry) Service(name string) *View {
-	s, ok := r.services.Load(name)
-	if !ok {
-		return nil
+	if s := r.services.get(name); s != nil {
+		return s.view.Load()
 	}
-	return s.(*service).view.Load() //nolint:errcheck // only home stores
+	return nil
+}
+
+// ServiceBytes is Service for a name in octets. It allocates nothing.
+func (r *Registry) ServiceBytes(name []byte) *View {
+	if s := r.services.getBytes(name); s != nil {
+		return s.view.Load()
+	}
+	return nil
 }
 
 // Services calls yield with the view of every service, in no order, until it
 // returns false.
 func (r *Registry) Services(yield func(*View) bool) {
-	r.services.Range(func(_, s any) bool {
-		v := s.(*service).view.Load() //nolint:errcheck // only home stores
+	r.services.all(func(_ string, s *service) bool {
+		v := s.view.Load()
 		return v == nil || yield(v)
 	})
 }
@@ -349,11 +367,11 @@ func (r *Registry) member(at slot) (Member, bool) {
 // home returns the place of a service, made where there is none. Only Open and
 // apply may make one.
 func (r *Registry) home(name string) *service {
-	if s, ok := r.services.Load(name); ok {
-		return s.(*service) //nolint:errcheck // only home stores
+	s := r.services.get(name)
+	if s == nil {
+		s = &service{}
+		r.services.add(name, s)
 	}
-	s := &service{}
-	r.services.Store(name, s)
 	return s
 }
 
@@ -422,6 +440,7 @@ func (b *batch) apply(e *Event) {
 func (b *batch) publish() {
 	for s, v := range b.views {
 		if len(v.members) > 0 {
+			v.derived = b.cfg.Derive(v)
 			s.view.Store(v)
 			continue
 		}
@@ -451,8 +470,8 @@ func (r *Registry) forgetLocked() {
 		if s.home.view.Load() == nil && Instant(s.home.cached.Load()) > now {
 			return
 		}
-		if present, _ := r.services.Load(s.name); s.home.view.Load() == nil && present == s.home {
-			r.services.Delete(s.name)
+		if s.home.view.Load() == nil && r.services.get(s.name) == s.home {
+			r.services.remove(s.name)
 		}
 		r.idle = r.idle[1:]
 	}

@@ -24,6 +24,7 @@ type View struct {
 	members []Member   // sorted by label
 	tags    []tagCount // sorted by tag
 	home    *service
+	derived any
 }
 
 type tagCount struct {
@@ -53,6 +54,16 @@ func (v *View) Members(now Instant) iter.Seq[Member] {
 	}
 }
 
+// Derived returns what [Config.Derive] made of the view.
+func (v *View) Derived() any { return v.derived }
+
+// Count returns how many instances are in the view, ended or not.
+func (v *View) Count() int { return len(v.members) }
+
+// All returns the instances in the view, ended or not, sorted by label. It is
+// for those who look at the leases when they use it.
+func (v *View) All() []Member { return v.members }
+
 // Settled reports whether no lease in the view has ended at now: where one
 // has, what readers see has changed and the revision will only move when the
 // removal is durable.
@@ -64,6 +75,23 @@ func (v *View) Settled(now Instant) bool {
 func (v *View) ByLabel(label string, now Instant) (Member, bool) {
 	m, ok := v.at(label)
 	return m, ok && m.Lease.Alive(now)
+}
+
+// ByLabelBytes is ByLabel for a label in octets. It allocates nothing.
+func (v *View) ByLabelBytes(label []byte, now Instant) (Member, bool) {
+	low, high := 0, len(v.members)
+	for low < high {
+		mid := int(uint(low+high) / 2)
+		if v.members[mid].Label < string(label) {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	if low == len(v.members) || v.members[low].Label != string(label) {
+		return Member{}, false
+	}
+	return v.members[low], v.members[low].Lease.Alive(now)
 }
 
 // Tags returns the tags that instances of the service carry, sorted.

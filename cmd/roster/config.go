@@ -213,7 +213,7 @@ func (f *serveFlags) nameServers(zone string) ([]dnsserver.NameServer, error) {
 	for _, text := range f.ns {
 		name, ip, hasIP := strings.Cut(text, "=")
 		name = dns.Fqdn(name)
-		if _, ok := dns.IsDomainName(name); !ok || name == "." || strings.EqualFold(name, zone) {
+		if _, ok := dns.IsDomainName(name); !ok || name == "." || strings.ContainsAny(name, "\\ \"();@$") || strings.EqualFold(name, zone) {
 			return nil, fmt.Errorf("--ns %s: %q can be no name server's name; write ns1.%s=192.0.2.1 or ns1.example.org", text, name, zone)
 		}
 		at := slices.IndexFunc(servers, func(s dnsserver.NameServer) bool { return strings.EqualFold(s.Name, name) })

@@ -70,6 +70,7 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	registry, err := store.Open(ctx, backend, store.Config{
 		Reserved:    reserved,
 		MaxTTL:      time.Duration(f.maxTTL) * time.Second,
+		Derive:      dnsserver.Compile(zone),
 		SweepFailed: func(err error) { logSweep(log, err) },
 	})
 	if err != nil {

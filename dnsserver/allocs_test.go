@@ -1,0 +1,69 @@
+//go:build !race
+
+package dnsserver_test
+
+import (
+	"testing"
+
+	"github.com/rosterdns/roster/dnsserver"
+	"github.com/rosterdns/roster/store/storetest"
+)
+
+// The third law: no query that the fast path answers allocates anything.
+func TestFastAllocatesNothing(t *testing.T) {
+	r, _ := storetest.Open(t, memory, compiledConfig)
+	town(t, r)
+	crowdOf(t, r, "crowd", 20)
+	f := dnsserver.NewOffline(townConfig(r)).NewFast()
+	buf := make([]byte, 0, 4096)
+	for _, q := range []string{
+		"web.service. A", "web.service. SRV", "_web._tcp.service. SRV", "crowd.service. A", "crowd.service. SRV", "a1.web.service. A",
+		"nope.service. A", "dns.service. AAAA", "wEb.SerVice. A", "x.nope.service. SRV", "noPe.service. A",
+	} {
+		for _, edns := range []uint16{0, 1232} {
+			packet, err := query(q, edns).Pack()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := f.Answer(buf, packet); !ok {
+				if edns > 0 || q != "crowd.service. SRV" {
+					t.Errorf("%s with EDNS %d is not taken", q, edns)
+				}
+				continue
+			}
+			if n := testing.AllocsPerRun(100, func() { f.Answer(buf, packet) }); n != 0 {
+				t.Errorf("%s with EDNS %d: %v allocations", q, edns, n)
+			}
+		}
+	}
+}
+
+func BenchmarkFastPath(b *testing.B) {
+	for _, q := range []string{"crowd.service. A", "crowd.service. SRV", "nope.service. A"} {
+		b.Run(q, func(b *testing.B) {
+			r, s := benchServer(b)
+			defer r.Close()
+			f, buf := s.NewFast(), make([]byte, 0, 4096)
+			packet, err := query(q, 1232).Pack()
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				f.Answer(buf, packet)
+			}
+		})
+		b.Run(q+" ordinary", func(b *testing.B) {
+			r, s := benchServer(b)
+			defer r.Close()
+			packet, err := query(q, 1232).Pack()
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				s.Ordinary(packet)
+			}
+		})
+	}
+}

@@ -1,0 +1,356 @@
+package dnsserver
+
+import (
+	"math"
+	"math/bits"
+	"math/rand/v2"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/rosterdns/roster/store"
+)
+
+// The fast path answers queries of the plain shape from compiled views. It is
+// a shortcut with an exit: whatever it does not fully understand it leaves to
+// the ordinary path, whose answers its own equal. It allocates nothing.
+
+// fastPath is the shortcut of one loop; it is not for concurrent use.
+type fastPath struct {
+	registry *store.Registry
+	size     uint16 // EDNS, the server's
+	maxTTL   uint32
+	zone     []byte // in wire format, lower case
+	soa      *soaWire
+	hosts    map[string]bool // labels directly below the zone that name servers take
+	rnd      *rand.Rand
+
+	q     wireQuery
+	order [compileMost * 8]uint16
+}
+
+func (s *Server) newFastPath() *fastPath {
+	z := s.zone
+	f := &fastPath{
+		registry: s.registry,
+		size:     s.cfg.EDNSSize,
+		maxTTL:   z.maxTTL,
+		zone:     wireName(z.name),
+		hosts:    map[string]bool{},
+		rnd:      rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+	}
+	for label := range Reserved(z.name, z.servers) {
+		f.hosts[label] = true
+	}
+	f.soa = newSOAWire(z, f.zone)
+	return f
+}
+
+// answer appends the response to a query over UDP to dst, and reports whether
+// it has one: otherwise the query is for the ordinary path.
+func (f *fastPath) answer(dst, msg []byte) ([]byte, bool) {
+	q := &f.q
+	if !q.parse(msg, f.zone) || q.n == 0 || q.n == maxLabels || q.rrtype == dns.TypeAXFR || q.rrtype == dns.TypeIXFR {
+		return dst, false
+	}
+	switch q.n {
+	case 1:
+		return f.service(dst, msg, q.label(0))
+	case 2:
+		if group := q.label(1); group[0] == '_' {
+			return f.group(dst, msg, q.label(0), group)
+		}
+		return f.below(dst, msg, q.label(0), q.label(1))
+	default:
+		return f.below(dst, msg, nil, q.label(q.n-1))
+	}
+}
+
+// service answers for a service's own name.
+func (f *fastPath) service(dst, msg, name []byte) ([]byte, bool) {
+	if name[0] == '_' || f.hosts[string(name)] {
+		return dst, false
+	}
+	revision := f.registry.Revision() // first: never newer than what it stands for
+	v := f.registry.ServiceBytes(name)
+	if v == nil {
+		return f.negative(dst, msg, rcodeNX, revision, "nothing is registered at this name")
+	}
+	c, _ := v.Derived().(*compiled)
+	if c == nil {
+		return dst, false
+	}
+	now := f.registry.Now()
+	switch f.q.rrtype {
+	case typeA:
+		return f.addresses(dst, msg, v, c, &c.a, now, revision)
+	case typeAAAA:
+		return f.addresses(dst, msg, v, c, &c.aaaa, now, revision)
+	case typeSRV:
+		return f.srv(dst, msg, v, c, now, revision)
+	}
+	return dst, false
+}
+
+// group answers for _web._tcp and _web._udp, where all instances speak that.
+func (f *fastPath) group(dst, msg, service, group []byte) ([]byte, bool) {
+	if service[0] != '_' || len(service) == 1 || f.q.rrtype != typeSRV {
+		return dst, false
+	}
+	var protocol int8
+	switch string(group) {
+	case "_tcp":
+		protocol = int8(store.TCP)
+	case "_udp":
+		protocol = int8(store.UDP)
+	default:
+		return dst, false
+	}
+	revision := f.registry.Revision()
+	v := f.registry.ServiceBytes(service[1:])
+	if v == nil {
+		return f.negative(dst, msg, rcodeNX, revision, "nothing is registered at this name")
+	}
+	if c, _ := v.Derived().(*compiled); c != nil && c.protocol == protocol {
+		return f.srv(dst, msg, v, c, f.registry.Now(), revision)
+	}
+	return dst, false
+}
+
+// below answers for an instance's own name, and for whatever stands below a
+// service that is not there.
+func (f *fastPath) below(dst, msg, label, service []byte) ([]byte, bool) {
+	if service[0] == '_' || f.hosts[string(service)] {
+		return dst, false
+	}
+	revision := f.registry.Revision()
+	v := f.registry.ServiceBytes(service)
+	if v == nil {
+		return f.negative(dst, msg, rcodeNX, revision, "nothing is registered at this name")
+	}
+	if label == nil || label[0] == '_' || f.q.rrtype != typeA && f.q.rrtype != typeAAAA {
+		return dst, false
+	}
+	now := f.registry.Now()
+	m, ok := v.ByLabelBytes(label, now)
+	if !ok {
+		return dst, false
+	}
+	ttl := m.Lease.TTL(now, f.maxTTL)
+	start := len(dst)
+	dst = appendHead(dst, msg, &f.q, 0)
+	n := 0
+	for _, a := range m.Addresses {
+		if a.Is4() == (f.q.rrtype == typeA) {
+			dst = appendAddress(dst, a, ttl)
+			n++
+		}
+	}
+	if n == 0 || !f.fits(dst[start:]) {
+		return dst[:start], false
+	}
+	return f.finish(dst, start, n, 0, v, now, ttl)
+}
+
+// limit is how large the response may be.
+func (f *fastPath) limit() int {
+	if !f.q.edns {
+		return plainSize
+	}
+	return int(min(f.q.size, f.size))
+}
+
+// fits reports whether the message holds what there is and the OPT record.
+func (f *fastPath) fits(msg []byte) bool {
+	size := len(msg)
+	if f.q.edns {
+		size += optSize
+	}
+	return size <= f.limit()
+}
+
+// finish ends a response with records: counts, OPT, and the note of how long
+// caches keep it. Where that says that the view is no longer the present one,
+// the ordinary path answers from the next.
+func (f *fastPath) finish(dst []byte, start, answers, additional int, v *store.View, now store.Instant, keep uint32) ([]byte, bool) {
+	if f.q.edns {
+		dst = appendOPT(dst, f.size, f.q.do, "")
+		additional++
+	}
+	setCounts(dst[start:], answers, 0, additional)
+	if !v.HandOut(now.Add(time.Duration(keep)*time.Second + time.Second)) {
+		return dst[:start], false
+	}
+	return dst, true
+}
+
+// negative is NXDOMAIN or NODATA.
+func (f *fastPath) negative(dst, msg []byte, rcode uint16, revision store.Revision, why string) ([]byte, bool) {
+	start := len(dst)
+	dst = appendHead(dst, msg, &f.q, rcode)
+	dst = f.soa.append(dst, &f.q, f.zone, uint32(revision))
+	additional := 0
+	if f.q.edns {
+		dst = appendOPT(dst, f.size, f.q.do, why)
+		additional = 1
+	}
+	setCounts(dst[start:], 0, 1, additional)
+	if len(dst)-start > f.limit() {
+		return dst[:start], false
+	}
+	return dst, true
+}
+
+// noData answers that the type is not there, which is for sure only while
+// every lease of the view lasts.
+func (f *fastPath) noData(dst, msg []byte, c *compiled, now store.Instant, revision store.Revision) ([]byte, bool) {
+	if store.Instant(c.soonest.Load()) <= now {
+		first := store.Never
+		for _, m := range c.members {
+			first = min(first, m.Lease.End())
+		}
+		c.soonest.Store(int64(first))
+		if first <= now {
+			return dst, false
+		}
+	}
+	return f.negative(dst, msg, 0, revision, c.why)
+}
+
+// ttl returns the TTL of the set and whether all in it live. Leases only grow while their view is the
+// present one, so a bound that gave the largest TTL needs no second look.
+func (s *rrset) ttl(now store.Instant, limit uint32) (ttl uint32, alive bool) {
+	first := store.Instant(s.soonest.Load())
+	if first == store.Never || first > now && first.Sub(now) >= time.Duration(limit+2)*time.Second {
+		return limit, true
+	}
+	first, ttl = math.MaxInt64, limit
+	for _, l := range s.leases {
+		if !l.Alive(now) {
+			return 0, false
+		}
+		first, ttl = min(first, l.End()), min(ttl, l.TTL(now, limit))
+	}
+	s.soonest.Store(int64(first))
+	return ttl, true
+}
+
+func (f *fastPath) addresses(dst, msg []byte, v *store.View, c *compiled, s *rrset, now store.Instant, revision store.Revision) ([]byte, bool) {
+	if len(s.ends) == 0 {
+		return f.noData(dst, msg, c, now, revision)
+	}
+	ttl, alive := s.ttl(now, f.maxTTL)
+	start := len(dst)
+	if !alive || headerSize+len(f.q.name)+4+len(s.records) > f.limit() {
+		return dst, false
+	}
+	dst = appendHead(dst, msg, &f.q, 0)
+	for _, k := range f.shuffle(s) {
+		dst = appendRecord(dst, s.record(int(k)), headerSize, ttl)
+	}
+	if !f.fits(dst[start:]) {
+		return dst[:start], false
+	}
+	return f.finish(dst, start, len(s.ends), 0, v, now, ttl)
+}
+
+func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, now store.Instant, revision store.Revision) ([]byte, bool) {
+	s := &c.srv
+	if len(s.ends) == 0 {
+		return f.noData(dst, msg, c, now, revision)
+	}
+	ttl, alive := s.ttl(now, f.maxTTL)
+	start := len(dst)
+	if !alive || s.targets == nil || headerSize+len(f.q.name)+4+len(s.records) > f.limit() {
+		return dst, false
+	}
+	dst = appendHead(dst, msg, &f.q, 0)
+	order := f.shuffle(s)
+	first := len(dst)
+	for _, k := range order {
+		dst = appendRecord(dst, s.record(int(k)), headerSize, ttl)
+	}
+	if !f.fits(dst[start:]) {
+		return dst[:start], false
+	}
+	dst, additional, keep := f.additional(dst, start, first-start, s, order, now, ttl)
+	return f.finish(dst, start, len(s.ends), additional, v, now, keep)
+}
+
+// additional appends whole RRsets of the targets as long as they fit; at is
+// where in the message the first SRV record stands. The largest TTL is that of
+// all targets, whether or not theirs fit.
+func (f *fastPath) additional(dst []byte, start, at int, s *rrset, order []uint16, now store.Instant, ttlOfSet uint32) (out []byte, n int, keep uint32) {
+	keep = ttlOfSet
+	full := false
+	for _, k := range order {
+		t := &s.targets[k]
+		ttl := f.maxTTL
+		if ttlOfSet < f.maxTTL { // otherwise every lease gives the largest
+			ttl = t.lease.TTL(now, f.maxTTL)
+		}
+		keep = max(keep, ttl)
+		owner := at + sizeSRV
+		at += len(s.record(int(k)))
+		for _, set := range [2]struct{ from, n, size int }{{0, t.a, sizeA}, {t.a * sizeA, t.aaaa, sizeAAAA}} {
+			if full || set.n == 0 {
+				continue
+			}
+			begin := len(dst)
+			for j := range set.n {
+				from := set.from + j*set.size
+				dst = appendRecord(dst, t.records[from:from+set.size], owner, ttl)
+			}
+			if !f.fits(dst[start:]) {
+				dst, full = dst[:begin], true
+				continue
+			}
+			n += set.n
+		}
+	}
+	return dst, n, keep
+}
+
+// shuffle returns the numbers of the set's records in random order, by weight
+// where they differ: see order.go.
+func (f *fastPath) shuffle(s *rrset) []uint16 {
+	order := f.order[:len(s.ends)]
+	for k := range order {
+		order[k] = uint16(k)
+	}
+	if s.weights == nil {
+		for k := len(order) - 1; k > 0; k-- {
+			j := f.below32(uint32(k + 1))
+			order[k], order[j] = order[j], order[k]
+		}
+		return order
+	}
+	sum := uint64(0)
+	for _, w := range s.weights {
+		sum += tickets(w)
+	}
+	for k := range order {
+		hi, _ := bits.Mul64(f.rnd.Uint64(), sum)
+		j := k
+		for hi >= tickets(s.weights[order[j]]) {
+			hi -= tickets(s.weights[order[j]])
+			j++
+		}
+		sum -= tickets(s.weights[order[j]])
+		order[k], order[j] = order[j], order[k]
+	}
+	return order
+}
+
+// below32 returns a random number below n.
+func (f *fastPath) below32(n uint32) uint32 {
+	return uint32(uint64(uint32(f.rnd.Uint64())) * uint64(n) >> 32)
+}
+
+// tickets is rate in whole numbers.
+func tickets(weight int) uint64 {
+	if weight == 0 {
+		return 1
+	}
+	return 1000 * uint64(weight)
+}

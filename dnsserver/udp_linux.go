@@ -1,0 +1,318 @@
+package dnsserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// On Linux a loop owns a blocking socket and a thread. It reads and writes in
+// batches, one system call for many packets, and only when there is nothing to
+// read does it make a call that may sleep; so a busy server leaves the
+// scheduler and its poller out. Each processor has a socket of its own
+// (SO_REUSEPORT), and the kernel spreads the clients over them.
+
+const (
+	batchSize   = 32
+	sockaddrMax = unix.SizeofSockaddrInet6
+	controlMax  = 64 // one IP_PKTINFO or IPV6_PKTINFO message
+)
+
+// listenUDP binds a socket for each processor to the same address.
+func listenUDP(network, address string) (sockets []net.PacketConn, err error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		ctl := c.Control(func(fd uintptr) { err = prepareSocket(int(fd)) })
+		return errors.Join(ctl, err)
+	}}
+	for range runtime.GOMAXPROCS(0) {
+		pc, err := lc.ListenPacket(context.Background(), network, address)
+		if err != nil {
+			for _, s := range sockets {
+				err = errors.Join(err, s.Close())
+			}
+			return nil, err
+		}
+		sockets = append(sockets, pc)
+	}
+	return sockets, nil
+}
+
+func prepareSocket(fd int) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		return fmt.Errorf("SO_REUSEPORT: %w", err)
+	}
+	// Room for a burst while the loop answers the one before; where the system
+	// allows less, less it is.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20)
+	return nil
+}
+
+// udpLoop is one socket and its thread.
+type udpLoop struct {
+	server *Server
+	fd     int
+	fast   *fastPath
+	done   atomic.Bool
+	left   sync.WaitGroup // packets left to the ordinary path, which writes to fd
+
+	in, out  [batchSize]message
+	inBufs   [batchSize][maxUDP]byte
+	outBufs  [batchSize][maxUDP]byte
+	inVecs   [batchSize]unix.Iovec
+	outVecs  [batchSize]unix.Iovec
+	names    [batchSize][sockaddrMax]byte
+	controls [batchSize][controlMax]byte
+	wildcard bool
+}
+
+// message is the kernel's struct mmsghdr.
+type message struct {
+	hdr unix.Msghdr
+	n   uint32
+	_   [unsafe.Sizeof(uintptr(0)) - 4]byte
+}
+
+// serveUDP answers what comes to the socket until ctx is done, and then what
+// has come by then.
+func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
+	conn := pc.(*net.UDPConn) //nolint:errcheck // listenUDP made it
+	file, err := conn.File()  // the same socket, without Go's poller
+	if err != nil {
+		return fmt.Errorf("serve DNS over UDP: %w", errors.Join(err, conn.Close()))
+	}
+	defer file.Close()
+	l := &udpLoop{server: s, fd: int(file.Fd()), fast: s.newFastPath()} // Fd makes it blocking
+	local := conn.LocalAddr().(*net.UDPAddr).AddrPort()                 //nolint:errcheck // what a UDP socket has
+	if err := conn.Close(); err != nil {
+		return fmt.Errorf("serve DNS over UDP: %w", err)
+	}
+	if local.Addr().IsUnspecified() {
+		// The answer must come from the address that was asked.
+		l.wildcard = true
+		level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
+		if local.Addr().Is6() { // and of a socket for both, mapped IPv4 addresses
+			level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
+		}
+		if err := unix.SetsockoptInt(l.fd, level, option, 1); err != nil {
+			return fmt.Errorf("serve DNS over UDP: ask for the packets' destinations: %w", err)
+		}
+	}
+	l.prepare()
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // it ends with the goroutine
+		ended <- l.run()
+	}()
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		l.done.Store(true)
+		// This wakes the loop; on a socket without a peer it says so as well.
+		_ = unix.Shutdown(l.fd, unix.SHUT_RD)
+		err = <-ended
+	}
+	l.left.Wait()
+	if err != nil {
+		return fmt.Errorf("serve DNS over UDP: %w", err)
+	}
+	return nil
+}
+
+// prepare points the kernel's structures at the buffers.
+func (l *udpLoop) prepare() {
+	for k := range batchSize {
+		l.inVecs[k].Base = &l.inBufs[k][0]
+		l.inVecs[k].SetLen(maxUDP)
+		l.in[k].hdr.Iov = &l.inVecs[k]
+		l.in[k].hdr.SetIovlen(1)
+		l.in[k].hdr.Name = &l.names[k][0]
+		l.out[k].hdr.Iov = &l.outVecs[k]
+		l.out[k].hdr.SetIovlen(1)
+	}
+}
+
+func (l *udpLoop) run() error {
+	for {
+		n, err := l.receive()
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case l.done.Load() && n == 0:
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := l.send(l.answer(n)); err != nil {
+			return err
+		}
+	}
+}
+
+// receive fills in from the socket: what is there at once, or where nothing is,
+// what comes next.
+func (l *udpLoop) receive() (int, error) {
+	for k := range l.in {
+		h := &l.in[k].hdr
+		h.Namelen = sockaddrMax
+		if l.wildcard {
+			h.Control = &l.controls[k][0]
+			h.SetControllen(controlMax)
+		}
+	}
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.in[0])), batchSize, unix.MSG_DONTWAIT, 0, 0)
+	if errno == 0 {
+		return int(n), nil
+	}
+	if errno != unix.EAGAIN || l.done.Load() {
+		if errno == unix.EAGAIN {
+			return 0, nil
+		}
+		return 0, errno
+	}
+	n, _, errno = unix.Syscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.in[0])), batchSize, unix.MSG_WAITFORONE, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	if l.done.Load() {
+		return l.received(int(n)), nil
+	}
+	return int(n), nil
+}
+
+// received leaves out the empty messages that a socket gives once it has been
+// shut down.
+func (l *udpLoop) received(n int) int {
+	for n > 0 && l.in[n-1].n == 0 {
+		n--
+	}
+	return n
+}
+
+// answer answers the first n messages of in and returns how many responses
+// there are in out. What the fast path leaves goes to the ordinary one.
+func (l *udpLoop) answer(n int) int {
+	m := 0
+	for k := range n {
+		in := &l.in[k]
+		packet := l.inBufs[k][:in.n]
+		b, ok := l.fast.answer(l.outBufs[m][:0], packet)
+		if !ok {
+			l.leave(k, packet)
+			continue
+		}
+		out := &l.out[m].hdr
+		l.outVecs[m].SetLen(len(b))
+		l.outVecs[m].Base = &b[0]
+		out.Name, out.Namelen = in.hdr.Name, in.hdr.Namelen
+		out.Control, out.Controllen = nil, 0
+		if l.wildcard {
+			l.route(in)
+			out.Control, out.Controllen = in.hdr.Control, in.hdr.Controllen
+		}
+		m++
+	}
+	return m
+}
+
+// route makes of what the kernel said of a packet's destination what says the
+// response's source: the same, by whichever interface the route goes.
+func (l *udpLoop) route(in *message) {
+	head := unix.CmsgLen(0)
+	if int(in.hdr.Controllen) < head {
+		return
+	}
+	c := (*unix.Cmsghdr)(unsafe.Pointer(in.hdr.Control))
+	data := unsafe.Slice(in.hdr.Control, in.hdr.Controllen)[head:]
+	switch {
+	case c.Level == unix.IPPROTO_IP && c.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+		clear(data[:4]) // the interface's number
+	case c.Level == unix.IPPROTO_IPV6 && c.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+		if data[0] != 0xfe || data[1]&0xc0 != 0x80 { // link-local ones need it
+			clear(data[16:20])
+		}
+	}
+}
+
+// send sends the first n messages of out.
+func (l *udpLoop) send(n int) error {
+	for from := 0; from < n; {
+		sent, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.out[from])), uintptr(n-from), unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			from += int(sent)
+		case unix.EINTR:
+		case unix.EAGAIN: // the socket's buffer is full: wait for room
+			if _, _, errno = unix.Syscall6(unix.SYS_SENDMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.out[from])), 1, 0, 0, 0); errno == 0 {
+				from++
+			} else if errno != unix.EINTR {
+				from++ // that one cannot be sent
+			}
+		case unix.EBADF, unix.ENOTSOCK:
+			return errno
+		default:
+			from++ // that client cannot be reached; nobody is left to tell
+		}
+	}
+	return nil
+}
+
+// leave gives a packet to the ordinary path, with all that its response needs:
+// the buffers are for the next batch.
+func (l *udpLoop) leave(k int, packet []byte) {
+	in := &l.in[k]
+	if len(packet) == 0 {
+		return
+	}
+	if l.wildcard {
+		l.route(in)
+	}
+	back := &wayBack{fd: l.fd, name: l.names[k], nameLen: in.hdr.Namelen, control: l.controls[k]}
+	if l.wildcard {
+		back.controlLen = int(in.hdr.Controllen)
+	}
+	l.left.Add(1)
+	taken := l.server.ordinary.take(job{append([]byte(nil), packet...), func(b []byte) {
+		defer l.left.Done()
+		if b != nil {
+			back.send(b)
+		}
+	}})
+	if !taken {
+		l.left.Done()
+	}
+}
+
+// wayBack is where one response goes.
+type wayBack struct {
+	fd         int
+	name       [sockaddrMax]byte
+	nameLen    uint32
+	control    [controlMax]byte
+	controlLen int
+}
+
+func (r *wayBack) send(b []byte) {
+	vec := unix.Iovec{Base: &b[0]}
+	vec.SetLen(len(b))
+	h := unix.Msghdr{Name: &r.name[0], Namelen: r.nameLen, Iov: &vec}
+	h.SetIovlen(1)
+	if r.controlLen > 0 {
+		h.Control = &r.control[0]
+		h.SetControllen(r.controlLen)
+	}
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&h)), 0)
+		if errno != unix.EINTR {
+			return // sent, or the client cannot be reached
+		}
+	}
+}

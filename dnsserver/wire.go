@@ -1,0 +1,293 @@
+package dnsserver
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+// This file alone knows where in a message which octet stands. The header (RFC 1035 4.1.1):
+//
+//	 0       2       4       6       8       10      12
+//	+-------+-------+-------+-------+-------+-------+
+//	|  ID   | flags |QDCOUNT|ANCOUNT|NSCOUNT|ARCOUNT|
+//	+-------+-------+-------+-------+-------+-------+
+//
+// The flags: QR 1, opcode 4, AA, TC, RD, RA, Z, AD, CD 1 each, rcode 4.
+const (
+	headerSize = 12
+
+	flagQR = 1 << 15
+	flagAA = 1 << 10
+	flagRD = 1 << 8
+	flagAD = 1 << 5 // RFC 4035 3.1.6
+	flagCD = 1 << 4
+
+	typeA    = 1
+	typeSOA  = 6
+	typeAAAA = 28
+	typeSRV  = 33
+	typeOPT  = 41
+	classIN  = 1
+
+	optSize   = 11      // an OPT record without options (RFC 6891 6.1.2)
+	flagDO    = 1 << 15 // in the OPT record's TTL
+	optionEDE = 15      // RFC 8914
+	rcodeNX   = 3
+
+	maxName   = 255
+	maxLabels = 4 // before the zone; names with more are for the ordinary path
+)
+
+// parseHeader reads the header of a message that is long enough to have one.
+func parseHeader(msg []byte) dns.Header {
+	u := func(at int) uint16 { return binary.BigEndian.Uint16(msg[at:]) }
+	return dns.Header{Id: u(0), Bits: u(2), Qdcount: u(4), Ancount: u(6), Nscount: u(8), Arcount: u(10)}
+}
+
+// wireQuery is a query of the plain shape: one question in class IN, with or
+// without an OPT record that has no options. It refers to the message.
+type wireQuery struct {
+	flags  uint16
+	name   []byte // the question's, with the root label
+	rrtype uint16
+	edns   bool
+	size   uint16 // that the client takes over UDP, as it says; without EDNS 512
+	do     bool
+
+	lower  [maxName]byte // the name in lower case
+	labels [maxLabels]struct{ start, end uint8 }
+	n      int // labels before the zone
+}
+
+// parse takes a query apart, and reports whether it is of the plain shape and
+// in the zone, whose name in wire format and lower case is given. What it
+// takes the library takes as well, and finds the same in it.
+func (q *wireQuery) parse(msg, zone []byte) bool {
+	if len(msg) < headerSize+5 {
+		return false
+	}
+	q.flags = binary.BigEndian.Uint16(msg[2:])
+	counts := binary.BigEndian.Uint64(msg[4:]) // all four
+	if q.flags&^(flagRD|flagAD|flagCD) != 0 || counts&^1 != 1<<48 {
+		return false
+	}
+	end, ok := q.parseName(msg, zone)
+	if !ok || len(msg) < end+4 || binary.BigEndian.Uint16(msg[end+2:]) != classIN {
+		return false
+	}
+	q.rrtype = binary.BigEndian.Uint16(msg[end:])
+	q.edns, q.size, q.do = false, plainSize, false
+	if counts&1 == 0 {
+		return len(msg) == end+4
+	}
+	return q.parseOPT(msg[end+4:])
+}
+
+// parseOPT reads what must be all that is left of the message.
+func (q *wireQuery) parseOPT(b []byte) bool {
+	if len(b) != optSize || b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != typeOPT || b[9]|b[10] != 0 {
+		return false
+	}
+	ttl := binary.BigEndian.Uint32(b[5:]) // extended rcode, version, DO, Z
+	if ttl&^flagDO != 0 {
+		return false
+	}
+	q.edns, q.size, q.do = true, max(binary.BigEndian.Uint16(b[3:]), plainSize), ttl&flagDO != 0
+	return true
+}
+
+// parseName reads the question's name up to its root label, folds it, and
+// finds the labels before the zone.
+func (q *wireQuery) parseName(msg, zone []byte) (end int, ok bool) {
+	if end, ok = q.readLabels(msg); !ok {
+		return 0, false
+	}
+	q.name = msg[headerSize:end]
+	for k, c := range q.name {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		q.lower[k] = c
+	}
+	zoneAt := len(q.name) - len(zone)
+	if zoneAt < 0 || string(q.lower[zoneAt:len(q.name)]) != string(zone) {
+		return 0, false
+	}
+	// Does the zone begin with a label there, and not inside of one?
+	q.n = 0
+	for p := 0; p < zoneAt; p += 1 + int(q.name[p]) {
+		q.n++
+	}
+	if q.n > maxLabels || q.n > 0 && int(q.labels[q.n-1].end) != zoneAt {
+		return 0, false
+	}
+	return end, true
+}
+
+// readLabels walks the labels of the question's name, notes where the first
+// stand, and returns where the name ends.
+func (q *wireQuery) readLabels(msg []byte) (end int, ok bool) {
+	at := headerSize
+	for n := 0; at < len(msg) && at-headerSize < maxName; n++ {
+		size := int(msg[at])
+		if size == 0 {
+			return at + 1, true
+		}
+		if size > 63 { // a pointer, or nothing that is defined
+			return 0, false
+		}
+		next := at + 1 + size
+		if n < maxLabels && next-headerSize < maxName {
+			q.labels[n] = struct{ start, end uint8 }{uint8(at + 1 - headerSize), uint8(next - headerSize)}
+		}
+		at = next
+	}
+	return 0, false
+}
+
+// label returns the kth label before the zone, in lower case.
+func (q *wireQuery) label(k int) []byte { return q.lower[q.labels[k].start:q.labels[k].end] }
+
+// zoneOffset returns where in the message the zone's own name stands in the
+// question, and whether it is there in lower case, as answers have it.
+func (q *wireQuery) zoneOffset(zone []byte) (int, bool) {
+	at := len(q.name) - len(zone)
+	return headerSize + at, string(q.name[at:]) == string(zone)
+}
+
+// appendHead begins a response: the query's ID, flags and question.
+func appendHead(dst, msg []byte, q *wireQuery, rcode uint16) []byte {
+	dst = append(dst, msg[:headerSize+len(q.name)+4]...)
+	binary.BigEndian.PutUint16(dst[2:], flagQR|flagAA|q.flags&(flagRD|flagCD)|rcode)
+	binary.BigEndian.PutUint64(dst[4:], 1<<48)
+	return dst
+}
+
+// setCounts writes the counts of the answer, authority and additional section.
+func setCounts(msg []byte, answer, authority, additional int) {
+	binary.BigEndian.PutUint16(msg[6:], uint16(answer))
+	binary.BigEndian.PutUint16(msg[8:], uint16(authority))
+	binary.BigEndian.PutUint16(msg[10:], uint16(additional))
+}
+
+// appendAddress appends an A or AAAA record whose owner is the question's name.
+func appendAddress(dst []byte, a netip.Addr, ttl uint32) []byte {
+	dst = append(dst, 0xc0, headerSize, 0, typeAAAA, 0, classIN)
+	if a.Is4() {
+		dst[len(dst)-3] = typeA
+		b := a.As4()
+		return append(append(binary.BigEndian.AppendUint32(dst, ttl), 0, 4), b[:]...)
+	}
+	b := a.As16()
+	return append(append(binary.BigEndian.AppendUint32(dst, ttl), 0, 16), b[:]...)
+}
+
+// appendSRV appends an SRV record whose owner is the question's name, with a
+// TTL to be filled in; its target is the labels and then the zone.
+func appendSRV(dst []byte, priority, weight, port uint16, labels, zone []byte) []byte {
+	dst = append(dst, 0xc0, headerSize, 0, typeSRV, 0, classIN, 0, 0, 0, 0)
+	for _, n := range []uint16{uint16(6 + len(labels) + len(zone)), priority, weight, port} {
+		dst = binary.BigEndian.AppendUint16(dst, n)
+	}
+	return append(append(dst, labels...), zone...)
+}
+
+// appendLabel appends one label.
+func appendLabel(dst []byte, label string) []byte {
+	return append(append(dst, byte(len(label))), label...)
+}
+
+// wireName returns a name, which is fully qualified and needs no escapes.
+func wireName(name string) []byte {
+	var dst []byte
+	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
+		dst = appendLabel(dst, label)
+	}
+	return append(dst, 0)
+}
+
+// appendRecord appends a record whose owner is a pointer to offset owner.
+func appendRecord(dst, record []byte, owner int, ttl uint32) []byte {
+	at := len(dst)
+	dst = append(dst, record...)
+	binary.BigEndian.PutUint16(dst[at:], 0xc000|uint16(owner))
+	binary.BigEndian.PutUint32(dst[at+6:], ttl)
+	return dst
+}
+
+// appendOPT appends the response's OPT record, with an Extended DNS Error of
+// that text unless it is "".
+func appendOPT(dst []byte, size uint16, do bool, why string) []byte {
+	dst = append(dst, 0, 0, typeOPT, byte(size>>8), byte(size), 0, 0, 0, 0)
+	if do {
+		dst[len(dst)-2] |= flagDO >> 8
+	}
+	if why == "" {
+		return append(dst, 0, 0)
+	}
+	dst = binary.BigEndian.AppendUint16(dst, uint16(4+2+len(why)))
+	dst = append(dst, 0, optionEDE)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(2+len(why)))
+	return append(append(dst, 0, 0), why...)
+}
+
+// soaWire is the zone's SOA record in wire format, but for its owner and
+// serial: names inside the zone end in a pointer to it.
+type soaWire struct {
+	ttl    uint32
+	names  [2]partName // MNAME and RNAME
+	timers [20]byte    // serial, refresh, retry, expire, minimum
+}
+
+// partName is a name: labels, and then the zone, or where it is elsewhere the
+// root that is in the labels.
+type partName struct {
+	labels []byte
+	inZone bool
+}
+
+// newSOAWire compiles the zone's SOA record.
+func newSOAWire(z *zone, zoneWire []byte) *soaWire {
+	soa := z.soa(0)
+	w := &soaWire{ttl: soa.Hdr.Ttl}
+	for k, name := range []string{soa.Ns, soa.Mbox} {
+		wire := wireName(name)
+		w.names[k] = partName{labels: wire}
+		if head := len(wire) - len(zoneWire); dns.IsSubDomain(z.name, name) && string(wire[head:]) == string(zoneWire) {
+			w.names[k] = partName{wire[:head], true}
+		}
+	}
+	for k, v := range []uint32{0, soa.Refresh, soa.Retry, soa.Expire, soa.Minttl} {
+		binary.BigEndian.PutUint32(w.timers[4*k:], v)
+	}
+	return w
+}
+
+// append appends the record to a response for q.
+func (s *soaWire) append(dst []byte, q *wireQuery, zone []byte, serial uint32) []byte {
+	at, same := q.zoneOffset(zone)
+	if same {
+		dst = append(dst, 0xc0|byte(at>>8), byte(at))
+	} else { // the question has it in another case: write it as it is
+		at = len(dst)
+		dst = append(dst, zone...)
+	}
+	dst = append(dst, 0, typeSOA, 0, classIN)
+	dst = binary.BigEndian.AppendUint32(dst, s.ttl)
+	dst = append(dst, 0, 0)
+	start := len(dst)
+	for _, n := range s.names {
+		dst = append(dst, n.labels...)
+		if n.inZone {
+			dst = append(dst, 0xc0|byte(at>>8), byte(at))
+		}
+	}
+	timers := len(dst)
+	dst = append(dst, s.timers[:]...)
+	binary.BigEndian.PutUint32(dst[timers:], serial)
+	binary.BigEndian.PutUint16(dst[start-2:], uint16(len(dst)-start))
+	return dst
+}
