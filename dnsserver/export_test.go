@@ -43,7 +43,10 @@ type Fast struct{ f *fastPath }
 func (o Offline) NewFast() Fast { return Fast{o.s.newFastPath()} }
 
 // Answer appends the response to dst, and reports whether the fast path has one.
-func (f Fast) Answer(dst, msg []byte) ([]byte, bool) { return f.f.answer(dst, msg) }
+func (f Fast) Answer(dst, msg []byte) ([]byte, bool) {
+	f.f.begin()
+	return f.f.answer(dst, msg)
+}
 
 // Ordinary returns what the ordinary path says to a packet over UDP.
 func (o Offline) Ordinary(msg []byte) []byte { return o.s.answerPacket(msg) }

@@ -25,6 +25,7 @@ type fastPath struct {
 	hosts    map[string]bool // labels directly below the zone that name servers take
 	rnd      *rand.Rand
 
+	now   store.Instant // of the batch: every query in it had come by then
 	q     wireQuery
 	order [compileMost * 8]uint16
 }
@@ -45,6 +46,9 @@ func (s *Server) newFastPath() *fastPath {
 	f.soa = newSOAWire(z, f.zone)
 	return f
 }
+
+// begin takes the time for the queries that have come, before they are answered.
+func (f *fastPath) begin() { f.now = f.registry.Now() }
 
 // answer appends the response to a query over UDP to dst, and reports whether
 // it has one: otherwise the query is for the ordinary path.
@@ -80,14 +84,13 @@ func (f *fastPath) service(dst, msg, name []byte) ([]byte, bool) {
 	if c == nil {
 		return dst, false
 	}
-	now := f.registry.Now()
 	switch f.q.rrtype {
 	case typeA:
-		return f.addresses(dst, msg, v, c, &c.a, now, revision)
+		return f.addresses(dst, msg, v, c, &c.a, revision)
 	case typeAAAA:
-		return f.addresses(dst, msg, v, c, &c.aaaa, now, revision)
+		return f.addresses(dst, msg, v, c, &c.aaaa, revision)
 	case typeSRV:
-		return f.srv(dst, msg, v, c, now, revision)
+		return f.srv(dst, msg, v, c, revision)
 	}
 	return dst, false
 }
@@ -112,7 +115,7 @@ func (f *fastPath) group(dst, msg, service, group []byte) ([]byte, bool) {
 		return f.negative(dst, msg, rcodeNX, revision, "nothing is registered at this name")
 	}
 	if c, _ := v.Derived().(*compiled); c != nil && c.protocol == protocol {
-		return f.srv(dst, msg, v, c, f.registry.Now(), revision)
+		return f.srv(dst, msg, v, c, revision)
 	}
 	return dst, false
 }
@@ -131,12 +134,11 @@ func (f *fastPath) below(dst, msg, label, service []byte) ([]byte, bool) {
 	if label == nil || label[0] == '_' || f.q.rrtype != typeA && f.q.rrtype != typeAAAA {
 		return dst, false
 	}
-	now := f.registry.Now()
-	m, ok := v.ByLabelBytes(label, now)
+	m, ok := v.ByLabelBytes(label, f.now)
 	if !ok {
 		return dst, false
 	}
-	ttl := m.Lease.TTL(now, f.maxTTL)
+	ttl := m.Lease.TTL(f.now, f.maxTTL)
 	start := len(dst)
 	dst = appendHead(dst, msg, &f.q, 0)
 	n := 0
@@ -149,7 +151,7 @@ func (f *fastPath) below(dst, msg, label, service []byte) ([]byte, bool) {
 	if n == 0 || !f.fits(dst[start:]) {
 		return dst[:start], false
 	}
-	return f.finish(dst, start, n, 0, v, now, ttl)
+	return f.finish(dst, start, n, 0, v, ttl)
 }
 
 // limit is how large the response may be.
@@ -172,13 +174,13 @@ func (f *fastPath) fits(msg []byte) bool {
 // finish ends a response with records: counts, OPT, and the note of how long
 // caches keep it. Where that says that the view is no longer the present one,
 // the ordinary path answers from the next.
-func (f *fastPath) finish(dst []byte, start, answers, additional int, v *store.View, now store.Instant, keep uint32) ([]byte, bool) {
+func (f *fastPath) finish(dst []byte, start, answers, additional int, v *store.View, keep uint32) ([]byte, bool) {
 	if f.q.edns {
 		dst = appendOPT(dst, f.size, f.q.do, "")
 		additional++
 	}
 	setCounts(dst[start:], answers, 0, additional)
-	if !v.HandOut(now.Add(time.Duration(keep)*time.Second + time.Second)) {
+	if !v.HandOut(f.now.Add(time.Duration(keep)*time.Second + time.Second)) {
 		return dst[:start], false
 	}
 	return dst, true
@@ -203,14 +205,14 @@ func (f *fastPath) negative(dst, msg []byte, rcode uint16, revision store.Revisi
 
 // noData answers that the type is not there, which is for sure only while
 // every lease of the view lasts.
-func (f *fastPath) noData(dst, msg []byte, c *compiled, now store.Instant, revision store.Revision) ([]byte, bool) {
-	if store.Instant(c.soonest.Load()) <= now {
+func (f *fastPath) noData(dst, msg []byte, c *compiled, revision store.Revision) ([]byte, bool) {
+	if store.Instant(c.soonest.Load()) <= f.now {
 		first := store.Never
 		for _, m := range c.members {
 			first = min(first, m.Lease.End())
 		}
 		c.soonest.Store(int64(first))
-		if first <= now {
+		if first <= f.now {
 			return dst, false
 		}
 	}
@@ -235,11 +237,11 @@ func (s *rrset) ttl(now store.Instant, limit uint32) (ttl uint32, alive bool) {
 	return ttl, true
 }
 
-func (f *fastPath) addresses(dst, msg []byte, v *store.View, c *compiled, s *rrset, now store.Instant, revision store.Revision) ([]byte, bool) {
+func (f *fastPath) addresses(dst, msg []byte, v *store.View, c *compiled, s *rrset, revision store.Revision) ([]byte, bool) {
 	if len(s.ends) == 0 {
-		return f.noData(dst, msg, c, now, revision)
+		return f.noData(dst, msg, c, revision)
 	}
-	ttl, alive := s.ttl(now, f.maxTTL)
+	ttl, alive := s.ttl(f.now, f.maxTTL)
 	start := len(dst)
 	if !alive || headerSize+len(f.q.name)+4+len(s.records) > f.limit() {
 		return dst, false
@@ -251,15 +253,15 @@ func (f *fastPath) addresses(dst, msg []byte, v *store.View, c *compiled, s *rrs
 	if !f.fits(dst[start:]) {
 		return dst[:start], false
 	}
-	return f.finish(dst, start, len(s.ends), 0, v, now, ttl)
+	return f.finish(dst, start, len(s.ends), 0, v, ttl)
 }
 
-func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, now store.Instant, revision store.Revision) ([]byte, bool) {
+func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, revision store.Revision) ([]byte, bool) {
 	s := &c.srv
 	if len(s.ends) == 0 {
-		return f.noData(dst, msg, c, now, revision)
+		return f.noData(dst, msg, c, revision)
 	}
-	ttl, alive := s.ttl(now, f.maxTTL)
+	ttl, alive := s.ttl(f.now, f.maxTTL)
 	start := len(dst)
 	if !alive || s.targets == nil || headerSize+len(f.q.name)+4+len(s.records) > f.limit() {
 		return dst, false
@@ -273,21 +275,21 @@ func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, now store.In
 	if !f.fits(dst[start:]) {
 		return dst[:start], false
 	}
-	dst, additional, keep := f.additional(dst, start, first-start, s, order, now, ttl)
-	return f.finish(dst, start, len(s.ends), additional, v, now, keep)
+	dst, additional, keep := f.additional(dst, start, first-start, s, order, ttl)
+	return f.finish(dst, start, len(s.ends), additional, v, keep)
 }
 
 // additional appends whole RRsets of the targets as long as they fit; at is
 // where in the message the first SRV record stands. The largest TTL is that of
 // all targets, whether or not theirs fit.
-func (f *fastPath) additional(dst []byte, start, at int, s *rrset, order []uint16, now store.Instant, ttlOfSet uint32) (out []byte, n int, keep uint32) {
+func (f *fastPath) additional(dst []byte, start, at int, s *rrset, order []uint16, ttlOfSet uint32) (out []byte, n int, keep uint32) {
 	keep = ttlOfSet
 	full := false
 	for _, k := range order {
 		t := &s.targets[k]
 		ttl := f.maxTTL
 		if ttlOfSet < f.maxTTL { // otherwise every lease gives the largest
-			ttl = t.lease.TTL(now, f.maxTTL)
+			ttl = t.lease.TTL(f.now, f.maxTTL)
 		}
 		keep = max(keep, ttl)
 		owner := at + sizeSRV

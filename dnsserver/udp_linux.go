@@ -24,6 +24,9 @@ const (
 	batchSize   = 32
 	sockaddrMax = unix.SizeofSockaddrInet6
 	controlMax  = 64 // one IP_PKTINFO or IPV6_PKTINFO message
+	// bufferSize is a message and a bit, so that the beginnings of the buffers
+	// do not all fall into the same lines of the cache.
+	bufferSize = maxUDP + 3*64
 )
 
 // listenUDP binds a socket for each processor to the same address.
@@ -65,8 +68,8 @@ type udpLoop struct {
 	left   sync.WaitGroup // packets left to the ordinary path, which writes to fd
 
 	in, out  [batchSize]message
-	inBufs   [batchSize][maxUDP]byte
-	outBufs  [batchSize][maxUDP]byte
+	inBufs   [batchSize][bufferSize]byte
+	outBufs  [batchSize][bufferSize]byte
 	inVecs   [batchSize]unix.Iovec
 	outVecs  [batchSize]unix.Iovec
 	names    [batchSize][sockaddrMax]byte
@@ -201,6 +204,7 @@ func (l *udpLoop) received(n int) int {
 // there are in out. What the fast path leaves goes to the ordinary one.
 func (l *udpLoop) answer(n int) int {
 	m := 0
+	l.fast.begin()
 	for k := range n {
 		in := &l.in[k]
 		packet := l.inBufs[k][:in.n]

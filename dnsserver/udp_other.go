@@ -31,6 +31,7 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 		if err != nil {
 			return fmt.Errorf("serve DNS over UDP: %w", err)
 		}
+		fast.begin()
 		if b, ok := fast.answer(out[:0], in[:n]); ok {
 			_, _ = pc.WriteTo(b, from) // a client that cannot be reached is not told so
 			continue
