@@ -9,21 +9,31 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // On Linux a loop owns a blocking socket and a thread. It reads and writes in
-// batches, one system call for many packets, and only when there is nothing to
-// read does it make a call that may sleep; so a busy server leaves the
-// scheduler and its poller out. Each processor has a socket of its own
-// (SO_REUSEPORT), and the kernel spreads the clients over them.
+// batches, one system call for many packets. Each processor has a socket of its
+// own (SO_REUSEPORT), and the kernel spreads the clients over them.
+//
+// Where nothing is there to read the loop sleeps in the read. To Go's scheduler
+// that is a call like any other, and a dear one: each time its processor (a P)
+// is taken away and has to be won back, and the monitor thread is woken. At some
+// thousand queries a second that costs more than the answers. So a loop brings
+// a P of its own, keeps it through short sleeps, and tells the scheduler only
+// of long ones. The garbage collector gets its turn all the same: its signal
+// ends a read that has a timeout, and the loop goes by where it yields.
 
 const (
 	batchSize   = 32
 	sockaddrMax = unix.SizeofSockaddrInet6
 	controlMax  = 64 // one IP_PKTINFO or IPV6_PKTINFO message
+	// shortSleep is how long a loop waits with its P: not longer than the
+	// scheduler lets a goroutine run before it asks for a turn.
+	shortSleep = 10 * time.Millisecond
 	// bufferSize is a message and a bit, so that the beginnings of the buffers
 	// do not all fall into the same lines of the cache.
 	bufferSize = maxUDP + 3*64
@@ -36,7 +46,7 @@ func listenUDP(network, address string) (sockets []net.PacketConn, err error) {
 		ctl := c.Control(func(fd uintptr) { err = prepareSocket(int(fd)) })
 		return errors.Join(ctl, err)
 	}}
-	for range runtime.GOMAXPROCS(0) {
+	for range runtime.NumCPU() {
 		pc, err := lc.ListenPacket(context.Background(), network, address)
 		if err != nil {
 			for _, s := range sockets {
@@ -87,17 +97,14 @@ type message struct {
 // serveUDP answers what comes to the socket until ctx is done, and then what
 // has come by then.
 func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
-	conn := pc.(*net.UDPConn) //nolint:errcheck // listenUDP made it
-	file, err := conn.File()  // the same socket, without Go's poller
+	conn := pc.(*net.UDPConn)                           //nolint:errcheck // listenUDP made it
+	local := conn.LocalAddr().(*net.UDPAddr).AddrPort() //nolint:errcheck // what a UDP socket has
+	fd, err := ownSocket(conn)
 	if err != nil {
-		return fmt.Errorf("serve DNS over UDP: %w", errors.Join(err, conn.Close()))
-	}
-	defer file.Close()
-	l := &udpLoop{server: s, fd: int(file.Fd()), fast: s.newFastPath()} // Fd makes it blocking
-	local := conn.LocalAddr().(*net.UDPAddr).AddrPort()                 //nolint:errcheck // what a UDP socket has
-	if err := conn.Close(); err != nil {
 		return fmt.Errorf("serve DNS over UDP: %w", err)
 	}
+	defer unix.Close(fd)
+	l := &udpLoop{server: s, fd: fd, fast: s.newFastPath()}
 	if local.Addr().IsUnspecified() {
 		// The answer must come from the address that was asked.
 		l.wildcard = true
@@ -109,7 +116,13 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 			return fmt.Errorf("serve DNS over UDP: ask for the packets' destinations: %w", err)
 		}
 	}
+	timeout := unix.NsecToTimeval(shortSleep.Nanoseconds())
+	if err := unix.SetsockoptTimeval(l.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
+		return fmt.Errorf("serve DNS over UDP: SO_RCVTIMEO: %w", err)
+	}
 	l.prepare()
+	addProc(1)
+	defer addProc(-1)
 	ended := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // it ends with the goroutine
@@ -128,6 +141,31 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 		return fmt.Errorf("serve DNS over UDP: %w", err)
 	}
 	return nil
+}
+
+// ownSocket takes the socket out of Go's hands, and with it out of Go's poller,
+// which would be woken by each packet. It blocks from then on.
+func ownSocket(conn *net.UDPConn) (fd int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, errors.Join(err, conn.Close())
+	}
+	ctl := raw.Control(func(old uintptr) {
+		if fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			err = unix.SetNonblock(fd, false)
+		}
+	})
+	return fd, errors.Join(ctl, err, conn.Close())
+}
+
+// procs is for those who change the number of Ps, which is the process's.
+var procs sync.Mutex
+
+// addProc gives the process that many Ps more.
+func addProc(n int) {
+	procs.Lock()
+	defer procs.Unlock()
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n)
 }
 
 // prepare points the kernel's structures at the buffers.
@@ -149,10 +187,12 @@ func (l *udpLoop) run() error {
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
-		case l.done.Load() && n == 0:
-			return nil
 		case err != nil:
 			return err
+		case n == 0 && l.done.Load():
+			return nil
+		case n == 0:
+			continue
 		}
 		if err := l.send(l.answer(n)); err != nil {
 			return err
@@ -181,8 +221,14 @@ func (l *udpLoop) receive() (int, error) {
 		}
 		return 0, errno
 	}
-	n, _, errno = unix.Syscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.in[0])), batchSize, unix.MSG_WAITFORONE, 0, 0)
-	if errno != 0 {
+	n, _, errno = unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.in[0])), batchSize, unix.MSG_WAITFORONE, 0, 0)
+	switch errno {
+	case 0:
+	case unix.EAGAIN: // nothing came in shortSleep: now with the scheduler's knowledge
+		fds := [1]unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}
+		_, err := unix.Poll(fds[:], -1)
+		return 0, err
+	default:
 		return 0, errno
 	}
 	if l.done.Load() {
