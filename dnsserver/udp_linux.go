@@ -31,6 +31,10 @@ const (
 	batchSize   = 32
 	sockaddrMax = unix.SizeofSockaddrInet6
 	controlMax  = 64 // one IP_PKTINFO or IPV6_PKTINFO message
+	// lastBatches bounds what is still read once the server is to end: more
+	// than a socket's buffer holds, so that what had come is answered, and a
+	// client that goes on asking does not keep the loop for ever.
+	lastBatches = 512
 	// shortSleep is how long a loop waits with its P: not longer than the
 	// scheduler lets a goroutine run before it asks for a turn.
 	shortSleep = 10 * time.Millisecond
@@ -182,7 +186,10 @@ func (l *udpLoop) prepare() {
 }
 
 func (l *udpLoop) run() error {
-	for {
+	for last := lastBatches; last > 0; {
+		if l.done.Load() {
+			last--
+		}
 		n, err := l.receive()
 		switch {
 		case errors.Is(err, unix.EINTR):
@@ -198,6 +205,7 @@ func (l *udpLoop) run() error {
 			return err
 		}
 	}
+	return nil
 }
 
 // receive fills in from the socket: what is there at once, or where nothing is,
