@@ -4,6 +4,7 @@
 # make race       the same under the race detector (needs a C compiler)
 # make integration  the tests with real programs, all of which must be there
 # make bench      Go's benchmarks
+# make bench-dns  roster beside NSD, Knot and BIND (Debian: nsd knot bind9 python3 gcc)
 # make fuzz       each fuzz target for FUZZTIME
 # make lint       the linter
 # make check      what to run before a commit: tidy, lint, test, race
@@ -11,7 +12,7 @@
 GOLANGCI = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME = 1m
 
-.PHONY: help build test race integration bench fuzz lint tidy check
+.PHONY: help build test race integration bench bench-dns fuzz lint tidy check
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -30,6 +31,9 @@ integration:
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
+
+bench-dns: build
+	python3 integration/bench/bench.py --roster bin/roster
 
 fuzz:
 	@for p in $$(go list ./...); do \
