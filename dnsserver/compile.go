@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 
@@ -45,9 +46,9 @@ type target struct {
 }
 
 const (
-	// compileMost is how many instances a service may have to be compiled:
-	// with more of them no answer fits into a message over UDP, or nearly all
-	// are not up. Those are for the ordinary path.
+	// compileMost is how many instances, and how many addresses in all, a
+	// service may have to be compiled: with more of them hardly an answer fits
+	// into a message over UDP. Those are for the ordinary path.
 	compileMost = 256
 	sizeA       = 2 + 10 + 4
 	sizeAAAA    = 2 + 10 + 16
@@ -62,6 +63,13 @@ func Compile(zone string) func(*store.View) any {
 	zoneWire := wireName(zone)
 	return func(v *store.View) any {
 		if v.Count() > compileMost {
+			return nil
+		}
+		addresses := 0
+		for _, m := range v.All() {
+			addresses += len(m.Addresses)
+		}
+		if addresses > compileMost {
 			return nil
 		}
 		return compile(v, zoneWire)
@@ -101,6 +109,7 @@ func (s *rrset) compileAddresses(up []store.Member, rrtype uint16) {
 			best = min(best, int(m.Priority))
 		}
 	}
+	places := map[netip.Addr]int{}
 	for _, m := range up {
 		if int(m.Priority) != best || !slices.ContainsFunc(m.Addresses, of) {
 			continue
@@ -111,7 +120,7 @@ func (s *rrset) compileAddresses(up []store.Member, rrtype uint16) {
 		s.leases = append(s.leases, m.Lease)
 		for _, addr := range m.Addresses {
 			if of(addr) {
-				s.addAddress(appendAddress(nil, addr, 0), int(m.Weight))
+				s.addAddress(places, addr, int(m.Weight))
 			}
 		}
 	}
@@ -121,14 +130,13 @@ func (s *rrset) compileAddresses(up []store.Member, rrtype uint16) {
 }
 
 // addAddress adds a record, or its weight where the record is there already.
-func (s *rrset) addAddress(record []byte, weight int) {
-	for k := range s.ends {
-		if string(s.record(k)) == string(record) {
-			s.weights[k] += weight
-			return
-		}
+func (s *rrset) addAddress(places map[netip.Addr]int, addr netip.Addr, weight int) {
+	if k, known := places[addr]; known {
+		s.weights[k] += weight
+		return
 	}
-	s.records = append(s.records, record...)
+	places[addr] = len(s.ends)
+	s.records = appendAddress(s.records, addr, 0)
 	s.ends = append(s.ends, uint16(len(s.records)))
 	s.weights = append(s.weights, weight)
 }

@@ -190,6 +190,23 @@ func TestFastEqualsOrdinary(t *testing.T) {
 	}
 }
 
+// Name servers may stand where services have their SRV names.
+func TestFastLeavesHostsAlone(t *testing.T) {
+	r, _ := storetest.Open(t, memory, compiledConfig)
+	town(t, r)
+	cfg := townConfig(r)
+	cfg.NameServers = []dnsserver.NameServer{{Name: "ns._x._tcp.service."}, {Name: "_web._tcp.service."}, {Name: "web.service."}}
+	s := dnsserver.NewOffline(cfg)
+	f := s.NewFast()
+	for _, q := range []string{"_x._tcp.service. SRV", "_web._tcp.service. SRV", "web.service. A", "a1.web.service. A", "ns._x._tcp.service. A"} {
+		packet, err := query(q, 1232).Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, s, f, packet)
+	}
+}
+
 // crowdOf registers n instances of a service with both families and unequal
 // weights.
 func crowdOf(t *testing.T, r *store.Registry, service string, n int) {

@@ -53,7 +53,7 @@ type Config struct {
 	NegativeTTL uint32
 
 	// EDNSSize is the largest message over UDP, in octets, whatever a client
-	// offers. Default 1232.
+	// offers; 4096 at most. Default 1232.
 	EDNSSize uint16
 
 	// MaxConns bounds the open TCP connections of each listener. Default 4096.
@@ -73,6 +73,7 @@ func (c Config) withDefaults() Config {
 	if c.EDNSSize == 0 {
 		c.EDNSSize = 1232
 	}
+	c.EDNSSize = min(c.EDNSSize, maxUDP)
 	if c.MaxConns == 0 {
 		c.MaxConns = 4096
 	}

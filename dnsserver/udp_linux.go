@@ -45,9 +45,9 @@ const (
 
 // listenUDP binds a socket for each processor to the same address.
 func listenUDP(network, address string) (sockets []net.PacketConn, err error) {
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+	lc := net.ListenConfig{Control: func(network, _ string, c syscall.RawConn) error {
 		var err error
-		ctl := c.Control(func(fd uintptr) { err = prepareSocket(int(fd)) })
+		ctl := c.Control(func(fd uintptr) { err = prepareSocket(int(fd), network) })
 		return errors.Join(ctl, err)
 	}}
 	for range runtime.NumCPU() {
@@ -63,7 +63,16 @@ func listenUDP(network, address string) (sockets []net.PacketConn, err error) {
 	return sockets, nil
 }
 
-func prepareSocket(fd int) error {
+func prepareSocket(fd int, network string) error {
+	// A packet's destination is noted as it comes in, so this is for before the
+	// socket is bound. An answer from a wildcard address needs it.
+	level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
+	if network != "udp4" { // and on a socket for both, mapped IPv4 addresses
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
+	}
+	if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+		return fmt.Errorf("ask for the packets' destinations: %w", err)
+	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 		return fmt.Errorf("SO_REUSEPORT: %w", err)
 	}
@@ -109,17 +118,7 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 	}
 	defer unix.Close(fd)
 	l := &udpLoop{server: s, fd: fd, fast: s.newFastPath()}
-	if local.Addr().IsUnspecified() {
-		// The answer must come from the address that was asked.
-		l.wildcard = true
-		level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
-		if local.Addr().Is6() { // and of a socket for both, mapped IPv4 addresses
-			level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
-		}
-		if err := unix.SetsockoptInt(l.fd, level, option, 1); err != nil {
-			return fmt.Errorf("serve DNS over UDP: ask for the packets' destinations: %w", err)
-		}
-	}
+	l.wildcard = local.Addr().IsUnspecified()
 	timeout := unix.NsecToTimeval(shortSleep.Nanoseconds())
 	if err := unix.SetsockoptTimeval(l.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		return fmt.Errorf("serve DNS over UDP: SO_RCVTIMEO: %w", err)
@@ -159,7 +158,10 @@ func ownSocket(conn *net.UDPConn) (fd int, err error) {
 			err = unix.SetNonblock(fd, false)
 		}
 	})
-	return fd, errors.Join(ctl, err, conn.Close())
+	if err = errors.Join(ctl, err, conn.Close()); err != nil && fd > 0 {
+		err = errors.Join(err, unix.Close(fd))
+	}
+	return fd, err
 }
 
 // procs is for those who change the number of Ps, which is the process's.
@@ -308,16 +310,13 @@ func (l *udpLoop) send(n int) error {
 		case 0:
 			from += int(sent)
 		case unix.EINTR:
-		case unix.EAGAIN: // the socket's buffer is full: wait for room
-			if _, _, errno = unix.Syscall6(unix.SYS_SENDMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.out[from])), 1, 0, 0, 0); errno == 0 {
-				from++
-			} else if errno != unix.EINTR {
-				from++ // that one cannot be sent
-			}
 		case unix.EBADF, unix.ENOTSOCK:
 			return errno
 		default:
-			from++ // that client cannot be reached; nobody is left to tell
+			// That client cannot be reached, or the socket's buffer is full: of
+			// packets to neighbours that do not answer, perhaps. Waiting would
+			// make the answers behind it stale, and their clients wait.
+			from++
 		}
 	}
 	return nil
@@ -368,9 +367,9 @@ func (r *wayBack) send(b []byte) {
 		h.SetControllen(r.controlLen)
 	}
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&h)), 0)
+		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&h)), unix.MSG_DONTWAIT)
 		if errno != unix.EINTR {
-			return // sent, or the client cannot be reached
+			return // sent, or dropped as in send
 		}
 	}
 }

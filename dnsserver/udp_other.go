@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -18,7 +19,11 @@ func listenUDP(network, address string) ([]net.PacketConn, error) {
 // serveUDP reads packets one by one until ctx is done: the portable loop. On a
 // wildcard address the system chooses the source of the answers.
 func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
-	defer pc.Close()
+	var left sync.WaitGroup // packets left to the ordinary path, which writes to pc
+	defer func() {
+		left.Wait()
+		_ = pc.Close()
+	}()
 	stop := context.AfterFunc(ctx, func() { _ = pc.SetReadDeadline(time.Unix(0, 1)) })
 	defer stop()
 	fast := s.newFastPath()
@@ -36,10 +41,15 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 			_, _ = pc.WriteTo(b, from) // a client that cannot be reached is not told so
 			continue
 		}
-		s.ordinary.take(job{append([]byte(nil), in[:n]...), func(b []byte) {
+		left.Add(1)
+		taken := s.ordinary.take(job{append([]byte(nil), in[:n]...), func(b []byte) {
+			defer left.Done()
 			if b != nil {
 				_, _ = pc.WriteTo(b, from)
 			}
 		}})
+		if !taken {
+			left.Done()
+		}
 	}
 }
