@@ -230,25 +230,38 @@ remote-control:
 func startUnbound(t *testing.T, r *roster) string {
 	t.Helper()
 	path := tool(t, "unbound")
-	dir := t.TempDir()
-	l, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 5 { // another program may take the port in between
+		dir := t.TempDir()
+		l, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := l.LocalAddr().String()
+		l.Close()
+		_, port, _ := net.SplitHostPort(address)
+		conf := fmt.Sprintf(unboundConf, port, dir, strings.Replace(r.dns, ":", "@", 1))
+		file := filepath.Join(dir, "unbound.conf")
+		if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p := start(t, exec.Command(path, "-d", "-c", file))
+		ended := false
+		until(t, 10*time.Second, "unbound answers", func() bool {
+			select {
+			case <-p.done:
+				ended = true
+				return true
+			default:
+			}
+			resp, err := ask(address, "service.", dns.TypeSOA)
+			return err == nil && len(resp.Answer) == 1
+		})
+		if !ended {
+			return address
+		}
 	}
-	address := l.LocalAddr().String()
-	l.Close()
-	_, port, _ := net.SplitHostPort(address)
-	conf := fmt.Sprintf(unboundConf, port, dir, strings.Replace(r.dns, ":", "@", 1))
-	file := filepath.Join(dir, "unbound.conf")
-	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	start(t, exec.Command(path, "-d", "-c", file))
-	until(t, 10*time.Second, "unbound answers", func() bool {
-		resp, err := ask(address, "service.", dns.TypeSOA)
-		return err == nil && len(resp.Answer) == 1
-	})
-	return address
+	t.Fatal("unbound found no free port in five tries")
+	return ""
 }
 
 // What unbound asks on the way (minimised names, NS, glue) has answers that
