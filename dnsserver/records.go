@@ -9,7 +9,8 @@ import (
 	"github.com/rosterdns/roster/store"
 )
 
-// This file makes records from instances; nothing else does.
+// This file makes records from instances for the ordinary path; compile.go
+// makes the same in wire format.
 
 // instanceName is an instance's own name, the target of its SRV records.
 func (z *zone) instanceName(i *store.Instance) string {

@@ -3,8 +3,12 @@
 //
 // The life of a query: the library unpacks it, handler.go turns away what gets
 // no answer, names.go finds which instances the name stands for, answer.go
-// says what there is to say to it, response.go fits that into a message. Only
-// records.go makes records.
+// says what there is to say to it with the records that records.go makes, and
+// response.go fits that into a message.
+//
+// Most queries over UDP take a shortcut with the same answers: compile.go makes
+// them ready when a service changes, wire.go reads the query in place, and
+// fastpath.go fills in what differs from one to the next.
 //
 // It promises that no TTL outlives the lease behind it, that an answer is
 // complete or says that it is not, and that what was acknowledged is answered.
