@@ -3,6 +3,7 @@ module github.com/rosterdns/roster
 go 1.26.0
 
 require (
+	github.com/dchest/siphash v1.2.3
 	github.com/gorilla/mux v1.8.1
 	github.com/miekg/dns v1.1.73
 	github.com/rogpeppe/go-internal v1.16.0

@@ -35,6 +35,8 @@ type rrset struct {
 	leases  []*store.Lease
 	targets []target // of SRV records, one for each
 	soonest atomic.Int64
+
+	many *crowd // in place of all that where they are too many
 }
 
 // target is the additional data of one SRV record: the addresses of its
@@ -46,9 +48,9 @@ type target struct {
 }
 
 const (
-	// compileMost is how many instances, and how many addresses in all, a
-	// service may have to be compiled: with more of them hardly an answer fits
-	// into a message over UDP. Those are for the ordinary path.
+	// compileMost is how many instances, and how many addresses in all, a set
+	// may have to be compiled: with more of them hardly an answer fits into a
+	// message over UDP.
 	compileMost = 256
 	sizeA       = 2 + 10 + 4
 	sizeAAAA    = 2 + 10 + 16
@@ -61,72 +63,76 @@ const (
 // path, which has the same answers.
 func Compile(zone string) func(*store.View) any {
 	zoneWire := wireName(zone)
-	return func(v *store.View) any {
-		if v.Count() > compileMost {
-			return nil
-		}
-		addresses := 0
-		for _, m := range v.All() {
-			addresses += len(m.Addresses)
-		}
-		if addresses > compileMost {
-			return nil
-		}
-		return compile(v, zoneWire)
-	}
+	return func(v *store.View) any { return compile(v, zoneWire) }
 }
 
 func compile(v *store.View, zoneWire []byte) *compiled {
 	c := &compiled{members: v.All(), protocol: int8(v.All()[0].Protocol)}
 	c.soonest.Store(math.MinInt64) // not known yet
-	up := make([]store.Member, 0, len(c.members))
+	up := 0
 	for _, m := range c.members {
 		if m.Status == store.Up {
-			up = append(up, m)
+			up++
 		}
 		if int8(m.Protocol) != c.protocol {
 			c.protocol = -1
 		}
 	}
-	if len(up) == 0 {
+	if up == 0 {
 		c.why = fmt.Sprintf("%s: %d instances, 0 up", v.Service, len(c.members))
 	} else {
-		c.why = fmt.Sprintf("%s: %d instances, %d up, none with this type", v.Service, len(c.members), len(up))
+		c.why = fmt.Sprintf("%s: %d instances, %d up, none with this type", v.Service, len(c.members), up)
 	}
-	c.a.compileAddresses(up, typeA)
-	c.aaaa.compileAddresses(up, typeAAAA)
-	c.srv.compileSRV(up, zoneWire)
+	c.a.compileAddresses(c.members, true)
+	c.aaaa.compileAddresses(c.members, false)
+	c.srv.compileSRV(c.members, zoneWire)
 	return c
 }
 
 // compileAddresses does what answerAddresses does, in wire format.
-func (s *rrset) compileAddresses(up []store.Member, rrtype uint16) {
+func (s *rrset) compileAddresses(members []store.Member, ipv4 bool) {
 	s.soonest.Store(math.MinInt64)
-	of := ofFamily(rrtype)
-	best := math.MaxInt
-	for _, m := range up {
-		if slices.ContainsFunc(m.Addresses, of) {
-			best = min(best, int(m.Priority))
-		}
-	}
-	places := map[netip.Addr]int{}
-	for _, m := range up {
-		if int(m.Priority) != best || !slices.ContainsFunc(m.Addresses, of) {
+	var from []uint32 // those of the best priority
+	n, best := 0, math.MaxInt
+	for k, m := range members {
+		here := countFamily(m.Addresses, ipv4)
+		if m.Status != store.Up || here == 0 || int(m.Priority) > best {
 			continue
 		}
-		if len(s.records) > maxUDP {
-			return // it fits into no message over UDP
+		if int(m.Priority) < best {
+			from, n, best = from[:0], 0, int(m.Priority)
 		}
-		s.leases = append(s.leases, m.Lease)
-		for _, addr := range m.Addresses {
-			if of(addr) {
-				s.addAddress(places, addr, int(m.Weight))
+		from, n = append(from, uint32(k)), n+here
+	}
+	if n > compileMost {
+		s.many = newCrowd(members, from, func(m store.Member) uint64 {
+			return tickets(int(m.Weight)) * uint64(countFamily(m.Addresses, ipv4))
+		})
+		return
+	}
+	places := make(map[netip.Addr]int, n)
+	for _, k := range from {
+		s.leases = append(s.leases, members[k].Lease)
+		for _, addr := range members[k].Addresses {
+			if addr.Is4() == ipv4 {
+				s.addAddress(places, addr, int(members[k].Weight))
 			}
 		}
 	}
 	if !slices.ContainsFunc(s.weights, func(w int) bool { return w != s.weights[0] }) {
 		s.weights = nil
 	}
+}
+
+// countFamily returns how many of the addresses are IPv4, or IPv6.
+func countFamily(addrs []netip.Addr, ipv4 bool) int {
+	n := 0
+	for _, a := range addrs {
+		if a.Is4() == ipv4 {
+			n++
+		}
+	}
+	return n
 }
 
 // addAddress adds a record, or its weight where the record is there already.
@@ -142,19 +148,24 @@ func (s *rrset) addAddress(places map[netip.Addr]int, addr netip.Addr, weight in
 }
 
 // compileSRV does what answerSRV does for the main ports.
-func (s *rrset) compileSRV(up []store.Member, zoneWire []byte) {
+func (s *rrset) compileSRV(members []store.Member, zoneWire []byte) {
 	s.soonest.Store(math.MinInt64)
-	for _, m := range up {
-		if m.Port == 0 {
-			continue
+	var from []uint32
+	addresses := 0
+	for k, m := range members {
+		if m.Status == store.Up && m.Port != 0 {
+			from = append(from, uint32(k))
+			addresses += len(m.Addresses)
 		}
-		if len(s.records) > maxUDP { // it fits into no message over UDP
-			s.targets = nil
-			return
-		}
+	}
+	if max(len(from), addresses) > compileMost {
+		s.many = newCrowd(members, from, func(store.Member) uint64 { return 1 })
+		return
+	}
+	for _, k := range from {
+		m := members[k]
 		s.leases = append(s.leases, m.Lease)
-		name := appendLabel(appendLabel(nil, m.Label), m.Service)
-		s.records = appendSRV(s.records, m.Priority, m.Weight, m.Port, name, zoneWire)
+		s.records = appendSRV(s.records, m.Instance, zoneWire)
 		s.ends = append(s.ends, uint16(len(s.records)))
 		s.targets = append(s.targets, compileTarget(m))
 	}

@@ -1,6 +1,12 @@
 package dnsserver
 
-import "github.com/miekg/dns"
+import (
+	"context"
+	"net"
+	"net/netip"
+
+	"github.com/miekg/dns"
+)
 
 // Offline is a server without sockets, so that it can live in a bubble of fake
 // time. Its answers are the same.
@@ -8,15 +14,26 @@ type Offline struct{ s *Server }
 
 // NewOffline returns a server for the config; Listen is not used.
 func NewOffline(cfg Config) Offline {
-	cfg = cfg.withDefaults()
-	s := &Server{cfg: cfg, registry: cfg.Registry}
+	s := newServer(cfg.withDefaults())
 	s.setZone()
 	return Offline{s}
 }
 
 // Respond returns the response to a query that came over UDP or, with stream,
 // over TCP.
-func (o Offline) Respond(req *dns.Msg, stream bool) *dns.Msg { return o.s.respond(req, stream) }
+func (o Offline) Respond(req *dns.Msg, stream bool) *dns.Msg {
+	return o.s.respond(req, from(stream))
+}
+
+// Client is where queries come from.
+var Client = netip.MustParseAddr("198.51.100.100")
+
+func from(stream bool) client {
+	if stream {
+		return client{Client, overTCP}
+	}
+	return client{Client, overUDP}
+}
 
 // Accepts reports whether a header is let through to Respond.
 func Accepts(h dns.Header) bool { return accept(h) == dns.MsgAccept }
@@ -40,22 +57,23 @@ func Order(weights []int, weighted bool) []int {
 type Fast struct{ f *fastPath }
 
 // NewFast returns the fast path of a server.
-func (o Offline) NewFast() Fast { return Fast{o.s.newFastPath()} }
+func (o Offline) NewFast() Fast { return Fast{o.s.newFastPath(&o.s.counts[overUDP])} }
 
-// Answer appends the response to dst, and reports whether the fast path has one.
-func (f Fast) Answer(dst, msg []byte) ([]byte, bool) {
+// Answer writes the response into dst, and reports whether the fast path has one.
+func (f Fast) Answer(dst, msg []byte, stream bool) ([]byte, bool) {
 	f.f.begin()
-	return f.f.answer(dst, msg)
+	return f.f.answer(dst, msg, from(stream))
 }
 
-// Ordinary returns what the ordinary path says to a packet over UDP.
-func (o Offline) Ordinary(msg []byte) []byte { return o.s.answerPacket(msg) }
+// Ordinary returns what the ordinary path says to a message.
+func (o Offline) Ordinary(msg []byte, stream bool) []byte { return o.s.answerPacket(msg, from(stream)) }
 
 // Facts are what the fast parser finds in a query.
 type Facts struct {
 	Flags, Type, Size uint16
 	Name              string // in wire format
 	EDNS, DO          bool
+	Cookie            string
 	Labels            []string // before the zone
 }
 
@@ -65,9 +83,25 @@ func Parse(msg []byte, zone string) (Facts, bool) {
 	if !q.parse(msg, wireName(zone)) {
 		return Facts{}, false
 	}
-	f := Facts{q.flags, q.rrtype, q.size, string(q.name), q.edns, q.do, nil}
+	f := Facts{q.flags, q.rrtype, q.size, string(q.name), q.edns, q.do, string(q.cookie), nil}
 	for k := range q.n {
 		f.Labels = append(f.Labels, string(q.label(k)))
 	}
 	return f, true
+}
+
+// ServeStream serves a listener's connections, which need not be of a network.
+func (o Offline) ServeStream(ctx context.Context, l net.Listener) error {
+	return o.s.newStreams(l, overTCP).serve(ctx)
+}
+
+// Counts returns what has been counted.
+func (o Offline) Counts() []Count { return o.s.Counts() }
+
+// Totals returns the other counts.
+func (o Offline) Totals() Totals { return o.s.Totals() }
+
+// CookieAnswer returns the cookie that the server gives to a client's.
+func CookieAnswer(secret CookieSecret, cookie []byte, addr netip.Addr, unix uint32) (out []byte, known bool) {
+	return secret.appendAnswer(nil, cookie, addr, unix)
 }

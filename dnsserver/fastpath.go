@@ -18,6 +18,8 @@ import (
 // fastPath is the shortcut of one loop; it is not for concurrent use.
 type fastPath struct {
 	registry *store.Registry
+	counts   *counts
+	secret   *CookieSecret
 	size     uint16 // EDNS, the server's
 	maxTTL   uint32
 	zone     []byte // in wire format, lower case
@@ -25,15 +27,21 @@ type fastPath struct {
 	hosts    map[string]bool // labels directly below the zone that name servers take
 	rnd      *rand.Rand
 
-	now   store.Instant // of the batch: every query in it had come by then
-	q     wireQuery
-	order [compileMost * 8]uint16
+	now    store.Instant // of the batch: every query in it had come by then
+	q      wireQuery
+	stream bool
+	cookie []byte // of the response, nil: none
+	memory [cookieSize]byte
+	order  [compileMost]uint16
+	drawn  [compileMost]uint32
 }
 
-func (s *Server) newFastPath() *fastPath {
+func (s *Server) newFastPath(c *counts) *fastPath {
 	z := s.zone
 	f := &fastPath{
 		registry: s.registry,
+		counts:   c,
+		secret:   &s.cfg.CookieSecret,
 		size:     s.cfg.EDNSSize,
 		maxTTL:   z.maxTTL,
 		zone:     wireName(z.name),
@@ -50,12 +58,17 @@ func (s *Server) newFastPath() *fastPath {
 // begin takes the time for the queries that have come, before they are answered.
 func (f *fastPath) begin() { f.now = f.registry.Now() }
 
-// answer appends the response to a query over UDP to dst, and reports whether
-// it has one: otherwise the query is for the ordinary path.
-func (f *fastPath) answer(dst, msg []byte) ([]byte, bool) {
+// answer writes the response to a query into dst, which is empty and has room
+// for a message, and reports whether it has one: otherwise the query is for
+// the ordinary path.
+func (f *fastPath) answer(dst, msg []byte, from client) ([]byte, bool) {
 	q := &f.q
 	if !q.parse(msg, f.zone) || q.n == 0 || q.n == maxLabels || q.rrtype == dns.TypeAXFR || q.rrtype == dns.TypeIXFR {
 		return dst, false
+	}
+	f.stream, f.cookie = from.stream(), nil
+	if q.cookie != nil {
+		f.cookie, _ = f.secret.appendAnswer(f.memory[:0], q.cookie, from.addr, uint32(time.Now().Unix()))
 	}
 	switch q.n {
 	case 1:
@@ -139,7 +152,6 @@ func (f *fastPath) below(dst, msg, label, service []byte) ([]byte, bool) {
 		return dst, false
 	}
 	ttl := m.Lease.TTL(f.now, f.maxTTL)
-	start := len(dst)
 	dst = appendHead(dst, msg, &f.q, 0)
 	n := 0
 	for _, a := range m.Addresses {
@@ -148,58 +160,67 @@ func (f *fastPath) below(dst, msg, label, service []byte) ([]byte, bool) {
 			n++
 		}
 	}
-	if n == 0 || !f.fits(dst[start:]) {
-		return dst[:start], false
+	if n == 0 || !f.fits(dst) {
+		return dst, false
 	}
-	return f.finish(dst, start, n, 0, v, ttl)
+	return f.finish(dst, n, 0, v, ttl)
 }
 
 // limit is how large the response may be.
 func (f *fastPath) limit() int {
-	if !f.q.edns {
-		return plainSize
+	switch {
+	case f.stream:
+		return streamSize
+	case f.q.edns:
+		return int(min(f.q.size, f.size))
 	}
-	return int(min(f.q.size, f.size))
+	return plainSize
 }
 
 // fits reports whether the message holds what there is and the OPT record.
-func (f *fastPath) fits(msg []byte) bool {
-	size := len(msg)
-	if f.q.edns {
-		size += optSize
+func (f *fastPath) fits(msg []byte) bool { return len(msg)+f.optSize() <= f.limit() }
+
+// optSize is how much of the message the OPT record of an answer takes.
+func (f *fastPath) optSize() int {
+	switch {
+	case !f.q.edns:
+		return 0
+	case f.cookie == nil:
+		return optSize
 	}
-	return size <= f.limit()
+	return optSize + optionHead + len(f.cookie)
 }
 
 // finish ends a response with records: counts, OPT, and the note of how long
 // caches keep it. Where that says that the view is no longer the present one,
 // the ordinary path answers from the next.
-func (f *fastPath) finish(dst []byte, start, answers, additional int, v *store.View, keep uint32) ([]byte, bool) {
+func (f *fastPath) finish(dst []byte, answers, additional int, v *store.View, keep uint32) ([]byte, bool) {
 	if f.q.edns {
-		dst = appendOPT(dst, f.size, f.q.do, "")
+		dst = appendOPT(dst, f.size, f.q.do, f.cookie, "")
 		additional++
 	}
-	setCounts(dst[start:], answers, 0, additional)
+	setCounts(dst, answers, 0, additional)
 	if !v.HandOut(f.now.Add(time.Duration(keep)*time.Second + time.Second)) {
-		return dst[:start], false
+		return dst, false
 	}
+	f.counts.count(f.q.rrtype, dns.RcodeSuccess)
 	return dst, true
 }
 
 // negative is NXDOMAIN or NODATA.
 func (f *fastPath) negative(dst, msg []byte, rcode uint16, revision store.Revision, why string) ([]byte, bool) {
-	start := len(dst)
 	dst = appendHead(dst, msg, &f.q, rcode)
 	dst = f.soa.append(dst, &f.q, f.zone, uint32(revision))
 	additional := 0
 	if f.q.edns {
-		dst = appendOPT(dst, f.size, f.q.do, why)
+		dst = appendOPT(dst, f.size, f.q.do, f.cookie, why)
 		additional = 1
 	}
-	setCounts(dst[start:], 0, 1, additional)
-	if len(dst)-start > f.limit() {
-		return dst[:start], false
+	setCounts(dst, 0, 1, additional)
+	if len(dst) > f.limit() {
+		return dst, false
 	}
+	f.counts.count(f.q.rrtype, int(rcode))
 	return dst, true
 }
 
@@ -238,51 +259,80 @@ func (s *rrset) ttl(now store.Instant, limit uint32) (ttl uint32, alive bool) {
 }
 
 func (f *fastPath) addresses(dst, msg []byte, v *store.View, c *compiled, s *rrset, revision store.Revision) ([]byte, bool) {
+	if s.many != nil {
+		return f.drawAddresses(dst, msg, v, s.many)
+	}
 	if len(s.ends) == 0 {
 		return f.noData(dst, msg, c, revision)
 	}
 	ttl, alive := s.ttl(f.now, f.maxTTL)
-	start := len(dst)
-	if !alive || headerSize+len(f.q.name)+4+len(s.records) > f.limit() {
+	if !alive {
 		return dst, false
 	}
 	dst = appendHead(dst, msg, &f.q, 0)
-	for _, k := range f.shuffle(s) {
-		dst = appendRecord(dst, s.record(int(k)), headerSize, ttl)
+	n := 0
+	if dst, n = f.records(dst, s, f.shuffle(s), ttl); n < len(s.ends) {
+		return f.truncate(dst, n, v, ttl)
 	}
-	if !f.fits(dst[start:]) {
-		return dst[:start], false
-	}
-	return f.finish(dst, start, len(s.ends), 0, v, ttl)
+	return f.finish(dst, n, 0, v, ttl)
 }
 
 func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, revision store.Revision) ([]byte, bool) {
 	s := &c.srv
+	if s.many != nil {
+		return f.drawSRV(dst, msg, v, s.many)
+	}
 	if len(s.ends) == 0 {
 		return f.noData(dst, msg, c, revision)
 	}
 	ttl, alive := s.ttl(f.now, f.maxTTL)
-	start := len(dst)
-	if !alive || s.targets == nil || headerSize+len(f.q.name)+4+len(s.records) > f.limit() {
+	if !alive {
 		return dst, false
 	}
 	dst = appendHead(dst, msg, &f.q, 0)
-	order := f.shuffle(s)
-	first := len(dst)
-	for _, k := range order {
-		dst = appendRecord(dst, s.record(int(k)), headerSize, ttl)
+	if len(dst)+len(s.records) > maxPointer { // so far no owner of an additional record can point
+		return dst, false
 	}
-	if !f.fits(dst[start:]) {
-		return dst[:start], false
+	order, first, n := f.shuffle(s), len(dst), 0
+	if dst, n = f.records(dst, s, order, ttl); n < len(order) {
+		return f.truncate(dst, n, v, ttl)
 	}
-	dst, additional, keep := f.additional(dst, start, first-start, s, order, ttl)
-	return f.finish(dst, start, len(s.ends), additional, v, keep)
+	dst, additional, keep := f.additional(dst, first, s, order, ttl)
+	return f.finish(dst, n, additional, v, keep)
+}
+
+// records appends the set's records in that order as far as they fit, and
+// returns how many do.
+func (f *fastPath) records(dst []byte, s *rrset, order []uint16, ttl uint32) ([]byte, int) {
+	room := f.limit() - f.optSize()
+	for n, k := range order {
+		r := s.record(int(k))
+		if len(dst)+len(r) > room {
+			return dst, n
+		}
+		dst = appendRecord(dst, r, headerSize, ttl)
+	}
+	return dst, len(order)
+}
+
+// truncate ends an answer that holds n of its records only. Over a stream that
+// is for the ordinary path, which knows which.
+func (f *fastPath) truncate(dst []byte, n int, v *store.View, ttl uint32) ([]byte, bool) {
+	if f.stream {
+		return dst, false
+	}
+	setTruncated(dst)
+	dst, ok := f.finish(dst, n, 0, v, ttl)
+	if ok {
+		f.counts.truncated.Add(1)
+	}
+	return dst, ok
 }
 
 // additional appends whole RRsets of the targets as long as they fit; at is
 // where in the message the first SRV record stands. The largest TTL is that of
 // all targets, whether or not theirs fit.
-func (f *fastPath) additional(dst []byte, start, at int, s *rrset, order []uint16, ttlOfSet uint32) (out []byte, n int, keep uint32) {
+func (f *fastPath) additional(dst []byte, at int, s *rrset, order []uint16, ttlOfSet uint32) (out []byte, n int, keep uint32) {
 	keep = ttlOfSet
 	full := false
 	for _, k := range order {
@@ -303,7 +353,7 @@ func (f *fastPath) additional(dst []byte, start, at int, s *rrset, order []uint1
 				from := set.from + j*set.size
 				dst = appendRecord(dst, t.records[from:from+set.size], owner, ttl)
 			}
-			if !f.fits(dst[start:]) {
+			if !f.fits(dst) {
 				dst, full = dst[:begin], true
 				continue
 			}

@@ -24,19 +24,12 @@ func accept(h dns.Header) dns.MsgAcceptAction {
 	return dns.MsgAccept
 }
 
-// ServeDNS implements [dns.Handler].
-func (s *Server) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
-	r := s.respond(req, w.RemoteAddr().Network() == "tcp")
-	if err := w.WriteMsg(r); err != nil {
-		// The client has gone, or its address cannot be reached: nobody is
-		// left to tell, and a log line a query is a way to fill the disk.
-		return
-	}
-}
-
 // respond makes the response to a query that accept let through.
-func (s *Server) respond(req *dns.Msg, stream bool) *dns.Msg {
-	r := reply(req, stream, s.cfg.EDNSSize)
+func (s *Server) respond(req *dns.Msg, from client) *dns.Msg {
+	r := s.reply(req, from)
+	if r.Rcode != dns.RcodeSuccess {
+		return r.Msg
+	}
 	if code, ok := gate(req); !ok {
 		r.Rcode = code
 		return r.Msg
@@ -49,7 +42,9 @@ func (s *Server) respond(req *dns.Msg, stream bool) *dns.Msg {
 		return r.Msg
 	}
 	r.Authoritative = true
-	r.fill(s.zone, s.settle(q))
+	if whole := r.fill(s.zone, s.settle(q)); !whole {
+		s.counts[from.transport].cut.Add(1)
+	}
 	return r.Msg
 }
 

@@ -1,8 +1,10 @@
 package dnsserver
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -27,21 +29,40 @@ type response struct {
 	stream bool     // over TCP: there is no larger transport to turn to
 }
 
-// reply begins the response to a query; limit is what EDNS may use over UDP.
-func reply(req *dns.Msg, stream bool, ednsSize uint16) *response {
-	r := &response{Msg: new(dns.Msg).SetReply(req), limit: plainSize, stream: stream}
+// reply begins the response to a query: with the flags, and where the client
+// speaks EDNS, with the OPT record and what the client asked to have in it. Its
+// response code is FORMERR where that makes no sense.
+func (s *Server) reply(req *dns.Msg, from client) *response {
+	r := &response{Msg: new(dns.Msg).SetReply(req), limit: plainSize, stream: from.stream()}
 	r.Compress = true
 	if asked := req.IsEdns0(); asked != nil {
 		r.opt = &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}}
-		r.opt.SetUDPSize(ednsSize)
+		r.opt.SetUDPSize(s.cfg.EDNSSize)
 		r.opt.SetDo(asked.Do()) // RFC 3225 section 3
-		r.limit = int(min(max(asked.UDPSize(), plainSize), ednsSize))
+		r.limit = int(min(max(asked.UDPSize(), plainSize), s.cfg.EDNSSize))
 		r.Extra = []dns.RR{r.opt}
+		for _, o := range asked.Option {
+			s.takeOption(r, o, from)
+		}
 	}
-	if stream {
+	if r.stream {
 		r.limit = streamSize
 	}
 	return r
+}
+
+// takeOption does what an option of the query asks for. Unknown ones are
+// ignored (RFC 6891 section 6.1.2).
+func (s *Server) takeOption(r *response, option dns.EDNS0, from client) {
+	if o, ok := option.(*dns.EDNS0_COOKIE); ok {
+		cookie, err := hex.DecodeString(o.Cookie)
+		if err != nil || !cookieLen(len(cookie)) {
+			r.Rcode = dns.RcodeFormatError // RFC 7873 section 5.2.2
+			return
+		}
+		full, _ := s.cfg.CookieSecret.appendAnswer(nil, cookie, from.addr, uint32(time.Now().Unix()))
+		r.opt.Option = append(r.opt.Option, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: hex.EncodeToString(full)})
+	}
 }
 
 // explain adds an Extended DNS Error (RFC 8914), where the client speaks EDNS.
@@ -56,8 +77,8 @@ func (r *response) explain(code uint16, text string) {
 // section itself does not fit, then over UDP TC says so and TCP has it all
 // (RFC 2181 section 9). Over TCP a set that no message holds is cut to the
 // best priority and the first labels, the same each time, and an Extended DNS
-// Error has the numbers.
-func (r *response) fill(z *zone, a answer) {
+// Error has the numbers; then whole is false.
+func (r *response) fill(z *zone, a answer) (whole bool) {
 	r.Rcode = a.rcode
 	r.Ns = a.authority
 	if a.why != "" {
@@ -69,9 +90,10 @@ func (r *response) fill(z *zone, a answer) {
 	n := r.fit(len(a.records), func(n int) { r.Answer = rrs(a.records[:n]) })
 	if n < len(a.records) && !r.stream {
 		r.Truncated = true
-		return
+		return true
 	}
-	if n < len(a.records) {
+	whole = n == len(a.records)
+	if !whole {
 		n = r.cut(a.records)
 	}
 	if r.stream {
@@ -79,6 +101,7 @@ func (r *response) fill(z *zone, a answer) {
 		r.Answer = rrs(a.records[:n])
 	}
 	r.fillAdditional(z, a, a.records[:n])
+	return whole
 }
 
 // cut leaves the first records that a message over TCP holds, says so, and

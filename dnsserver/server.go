@@ -16,17 +16,17 @@ package dnsserver
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
-	"time"
+	"sync"
 
 	"github.com/miekg/dns"
 	"github.com/sirupsen/logrus"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rosterdns/roster/store"
@@ -60,8 +60,13 @@ type Config struct {
 	// offers; 4096 at most. Default 1232.
 	EDNSSize uint16
 
-	// MaxConns bounds the open TCP connections of each listener. Default 4096.
-	MaxConns int
+	// MaxConns bounds the open TCP connections of each listener, and
+	// MaxConnsPerClient those of one address among them: more are closed as
+	// they come. Defaults 4096, and a quarter of MaxConns.
+	MaxConns, MaxConnsPerClient int
+
+	// CookieSecret is the key of DNS cookies. Default: one of its own.
+	CookieSecret CookieSecret
 
 	// Log gets what the operator should know. Default: the standard logger.
 	Log logrus.FieldLogger
@@ -81,6 +86,12 @@ func (c Config) withDefaults() Config {
 	if c.MaxConns == 0 {
 		c.MaxConns = 4096
 	}
+	if c.MaxConnsPerClient == 0 {
+		c.MaxConnsPerClient = max(c.MaxConns/4, 1)
+	}
+	if c.CookieSecret == (CookieSecret{}) {
+		_, _ = rand.Read(c.CookieSecret[:]) // it never fails
+	}
 	if c.Log == nil {
 		c.Log = logrus.StandardLogger()
 	}
@@ -94,22 +105,36 @@ type Server struct {
 	zone     *zone
 	addrs    []netip.AddrPort
 	sockets  []net.PacketConn // UDP; Linux has one for each processor and address
-	servers  []*dns.Server    // TCP
+	streams  []*streams
 	ordinary *ordinary
+	batches  sync.Pool // of *streamBatch
+
+	counts     [transports]counts // of the ordinary path, and of streams
+	loopCounts []*counts          // of each UDP socket
 }
 
 // New binds every address, so that a port in use is known at once. Serve must
 // follow, or Close.
 func New(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
-	s := &Server{cfg: cfg, registry: cfg.Registry}
+	s := newServer(cfg)
 	for _, address := range cfg.Listen {
 		if err := s.listen(address); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
+	for range s.sockets {
+		s.loopCounts = append(s.loopCounts, new(counts))
+	}
 	s.setZone()
 	return s, nil
+}
+
+// newServer makes a server that listens nowhere yet.
+func newServer(cfg Config) *Server {
+	s := &Server{cfg: cfg, registry: cfg.Registry}
+	s.batches.New = s.newStreamBatch
+	return s
 }
 
 // setZone makes the zone from the config and the addresses that are bound.
@@ -154,7 +179,7 @@ func (s *Server) listen(address string) error {
 		}
 		s.addrs = append(s.addrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
 		s.sockets = append(s.sockets, sockets...)
-		s.servers = append(s.servers, s.newTCP(l))
+		s.streams = append(s.streams, s.newStreams(l, overTCP))
 		return nil
 	}
 }
@@ -177,18 +202,6 @@ func family(network, address string) string {
 	}
 }
 
-func (s *Server) newTCP(l net.Listener) *dns.Server {
-	return &dns.Server{
-		Listener:      netutil.LimitListener(l, s.cfg.MaxConns),
-		Handler:       s,
-		MsgAcceptFunc: accept,
-		MaxTCPQueries: -1, // no end: connections are to be kept (RFC 7766 section 6.2.1)
-		ReadTimeout:   5 * time.Second,
-		WriteTimeout:  5 * time.Second,
-		IdleTimeout:   func() time.Duration { return 20 * time.Second },
-	}
-}
-
 // Serve answers until ctx is done, then finishes the queries under way and
 // returns when every goroutine it started has ended. An error is of a listener
 // that failed.
@@ -196,38 +209,14 @@ func (s *Server) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	s.ordinary = newOrdinary(s)
 	defer s.ordinary.stop()
-	for _, socket := range s.sockets {
-		g.Go(func() error { return s.serveUDP(ctx, socket) })
+	for k, socket := range s.sockets {
+		g.Go(func() error { return s.serveUDP(ctx, socket, s.loopCounts[k]) })
 	}
-	for _, one := range s.servers {
-		started := make(chan struct{})
-		one.NotifyStartedFunc = func() { close(started) }
-		g.Go(func() error {
-			if err := one.ActivateAndServe(); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("serve DNS: %w", err)
-			}
-			return nil
-		})
-		g.Go(func() error {
-			<-ctx.Done()
-			// A server that has not come to serving cannot be shut down.
-			select {
-			case <-started:
-			case <-time.After(time.Second):
-			}
-			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
-			defer cancel()
-			if err := one.ShutdownContext(end); err != nil {
-				s.cfg.Log.WithError(err).Warn("some DNS queries were still open at the end")
-			}
-			return nil
-		})
+	for _, l := range s.streams {
+		g.Go(func() error { return l.serve(ctx) })
 	}
 	return g.Wait()
 }
-
-// stopTime is how long queries under way may take once the server is to end.
-const stopTime = 3 * time.Second
 
 // Close releases the listeners of a server that was never served.
 func (s *Server) Close() error {
@@ -235,8 +224,8 @@ func (s *Server) Close() error {
 	for _, socket := range s.sockets {
 		errs = append(errs, socket.Close())
 	}
-	for _, one := range s.servers {
-		errs = append(errs, one.Listener.Close())
+	for _, l := range s.streams {
+		errs = append(errs, l.listener.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -19,6 +19,7 @@ type ordinary struct {
 // there is none.
 type job struct {
 	packet []byte
+	from   client
 	done   func(response []byte)
 }
 
@@ -31,7 +32,7 @@ func newOrdinary(s *Server) *ordinary {
 	for range 2 * runtime.GOMAXPROCS(0) {
 		o.done.Go(func() {
 			for j := range o.jobs {
-				j.done(s.answerPacket(j.packet))
+				j.done(s.answerPacket(j.packet, j.from))
 			}
 		})
 	}
@@ -44,6 +45,7 @@ func (o *ordinary) take(j job) bool {
 	case o.jobs <- j:
 		return true
 	default:
+		o.server.counts[overUDP].dropped.Add(1)
 		return false
 	}
 }
@@ -55,30 +57,41 @@ func (o *ordinary) stop() {
 	o.done.Wait()
 }
 
-// answerPacket returns the response to a packet over UDP in wire format; nil
-// where it gets none.
-func (s *Server) answerPacket(packet []byte) []byte {
+// answerPacket returns the ordinary path's response to a message in wire
+// format; nil where it gets none.
+func (s *Server) answerPacket(packet []byte, from client) []byte {
+	counts := &s.counts[from.transport]
+	counts.left.Add(1)
 	if len(packet) < headerSize {
+		counts.dropped.Add(1)
 		return nil
 	}
 	h := parseHeader(packet)
 	action := accept(h)
 	if action == dns.MsgIgnore {
+		counts.dropped.Add(1)
 		return nil
 	}
 	req := new(dns.Msg)
 	resp := new(dns.Msg)
+	rrtype := dns.TypeNone
 	switch {
 	case action == dns.MsgRejectNotImplemented:
 		resp = refusal(h, dns.RcodeNotImplemented)
 	case action != dns.MsgAccept || req.Unpack(packet) != nil || len(req.Question) != 1:
 		resp = refusal(h, dns.RcodeFormatError)
 	default:
-		resp = s.respond(req, false)
+		resp = s.respond(req, from)
+		rrtype = req.Question[0].Qtype
 	}
 	b, err := resp.Pack()
 	if err != nil {
+		counts.dropped.Add(1)
 		return nil // a name that can be unpacked and not packed: let it time out
+	}
+	counts.count(rrtype, resp.Rcode)
+	if resp.Truncated {
+		counts.truncated.Add(1)
 	}
 	return b
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -86,6 +87,7 @@ func prepareSocket(fd int, network string) error {
 type udpLoop struct {
 	server *Server
 	fd     int
+	event  int // readable once the server is to end
 	fast   *fastPath
 	done   atomic.Bool
 	left   sync.WaitGroup // packets left to the ordinary path, which writes to fd
@@ -109,7 +111,7 @@ type message struct {
 
 // serveUDP answers what comes to the socket until ctx is done, and then what
 // has come by then.
-func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
+func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn, c *counts) error {
 	conn := pc.(*net.UDPConn)                           //nolint:errcheck // listenUDP made it
 	local := conn.LocalAddr().(*net.UDPAddr).AddrPort() //nolint:errcheck // what a UDP socket has
 	fd, err := ownSocket(conn)
@@ -117,7 +119,12 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 		return fmt.Errorf("serve DNS over UDP: %w", err)
 	}
 	defer unix.Close(fd)
-	l := &udpLoop{server: s, fd: fd, fast: s.newFastPath()}
+	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("serve DNS over UDP: eventfd: %w", err)
+	}
+	defer unix.Close(event)
+	l := &udpLoop{server: s, fd: fd, event: event, fast: s.newFastPath(c)}
 	l.wildcard = local.Addr().IsUnspecified()
 	timeout := unix.NsecToTimeval(shortSleep.Nanoseconds())
 	if err := unix.SetsockoptTimeval(l.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
@@ -134,9 +141,10 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
+		// The socket may be another process's as well, so it is not shut down:
+		// the loop sees this at the latest when a short sleep ends.
 		l.done.Store(true)
-		// This wakes the loop; on a socket without a peer it says so as well.
-		_ = unix.Shutdown(l.fd, unix.SHUT_RD)
+		_, _ = unix.Write(l.event, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 		err = <-ended
 	}
 	l.left.Wait()
@@ -235,25 +243,13 @@ func (l *udpLoop) receive() (int, error) {
 	switch errno {
 	case 0:
 	case unix.EAGAIN: // nothing came in shortSleep: now with the scheduler's knowledge
-		fds := [1]unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}
+		fds := [...]unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}, {Fd: int32(l.event), Events: unix.POLLIN}}
 		_, err := unix.Poll(fds[:], -1)
 		return 0, err
 	default:
 		return 0, errno
 	}
-	if l.done.Load() {
-		return l.received(int(n)), nil
-	}
 	return int(n), nil
-}
-
-// received leaves out the empty messages that a socket gives once it has been
-// shut down.
-func (l *udpLoop) received(n int) int {
-	for n > 0 && l.in[n-1].n == 0 {
-		n--
-	}
-	return n
 }
 
 // answer answers the first n messages of in and returns how many responses
@@ -264,9 +260,10 @@ func (l *udpLoop) answer(n int) int {
 	for k := range n {
 		in := &l.in[k]
 		packet := l.inBufs[k][:in.n]
-		b, ok := l.fast.answer(l.outBufs[m][:0], packet)
+		from := client{l.from(k), overUDP}
+		b, ok := l.fast.answer(l.outBufs[m][:0], packet, from)
 		if !ok {
-			l.leave(k, packet)
+			l.leave(k, packet, from)
 			continue
 		}
 		out := &l.out[m].hdr
@@ -281,6 +278,15 @@ func (l *udpLoop) answer(n int) int {
 		m++
 	}
 	return m
+}
+
+// from returns the address that a packet came from.
+func (l *udpLoop) from(k int) netip.Addr {
+	name := &l.names[k]
+	if (*unix.RawSockaddr)(unsafe.Pointer(name)).Family == unix.AF_INET {
+		return netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(name)).Addr)
+	}
+	return netip.AddrFrom16((*unix.RawSockaddrInet6)(unsafe.Pointer(name)).Addr).Unmap()
 }
 
 // route makes of what the kernel said of a packet's destination what says the
@@ -324,7 +330,7 @@ func (l *udpLoop) send(n int) error {
 
 // leave gives a packet to the ordinary path, with all that its response needs:
 // the buffers are for the next batch.
-func (l *udpLoop) leave(k int, packet []byte) {
+func (l *udpLoop) leave(k int, packet []byte, from client) {
 	in := &l.in[k]
 	if len(packet) == 0 {
 		return
@@ -337,7 +343,7 @@ func (l *udpLoop) leave(k int, packet []byte) {
 		back.controlLen = int(in.hdr.Controllen)
 	}
 	l.left.Add(1)
-	taken := l.server.ordinary.take(job{append([]byte(nil), packet...), func(b []byte) {
+	taken := l.server.ordinary.take(job{append([]byte(nil), packet...), from, func(b []byte) {
 		defer l.left.Done()
 		if b != nil {
 			back.send(b)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -18,7 +19,7 @@ func listenUDP(network, address string) ([]net.PacketConn, error) {
 
 // serveUDP reads packets one by one until ctx is done: the portable loop. On a
 // wildcard address the system chooses the source of the answers.
-func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
+func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn, c *counts) error {
 	var left sync.WaitGroup // packets left to the ordinary path, which writes to pc
 	defer func() {
 		left.Wait()
@@ -26,10 +27,10 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 	}()
 	stop := context.AfterFunc(ctx, func() { _ = pc.SetReadDeadline(time.Unix(0, 1)) })
 	defer stop()
-	fast := s.newFastPath()
+	fast := s.newFastPath(c)
 	in, out := make([]byte, maxUDP), make([]byte, 0, maxUDP)
 	for {
-		n, from, err := pc.ReadFrom(in)
+		n, peer, err := pc.ReadFrom(in)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -37,19 +38,28 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 			return fmt.Errorf("serve DNS over UDP: %w", err)
 		}
 		fast.begin()
-		if b, ok := fast.answer(out[:0], in[:n]); ok {
-			_, _ = pc.WriteTo(b, from) // a client that cannot be reached is not told so
+		from := client{udpAddr(peer), overUDP}
+		if b, ok := fast.answer(out[:0], in[:n], from); ok {
+			_, _ = pc.WriteTo(b, peer) // a client that cannot be reached is not told so
 			continue
 		}
 		left.Add(1)
-		taken := s.ordinary.take(job{append([]byte(nil), in[:n]...), func(b []byte) {
+		taken := s.ordinary.take(job{append([]byte(nil), in[:n]...), from, func(b []byte) {
 			defer left.Done()
 			if b != nil {
-				_, _ = pc.WriteTo(b, from)
+				_, _ = pc.WriteTo(b, peer)
 			}
 		}})
 		if !taken {
 			left.Done()
 		}
 	}
+}
+
+func udpAddr(a net.Addr) netip.Addr {
+	u, ok := a.(*net.UDPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return u.AddrPort().Addr().Unmap()
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/rosterdns/roster/store"
 )
 
 // This file alone knows where in a message which octet stands. The header (RFC 1035 4.1.1):
@@ -21,6 +23,7 @@ const (
 
 	flagQR = 1 << 15
 	flagAA = 1 << 10
+	flagTC = 1 << 9
 	flagRD = 1 << 8
 	flagAD = 1 << 5 // RFC 4035 3.1.6
 	flagCD = 1 << 4
@@ -32,13 +35,16 @@ const (
 	typeOPT  = 41
 	classIN  = 1
 
-	optSize   = 11      // an OPT record without options (RFC 6891 6.1.2)
-	flagDO    = 1 << 15 // in the OPT record's TTL
-	optionEDE = 15      // RFC 8914
-	rcodeNX   = 3
+	optSize      = 11      // an OPT record without options (RFC 6891 6.1.2)
+	optionHead   = 4       // an option's code and length
+	flagDO       = 1 << 15 // in the OPT record's TTL
+	optionCookie = 10      // RFC 7873
+	optionEDE    = 15      // RFC 8914
+	rcodeNX      = 3
 
-	maxName   = 255
-	maxLabels = 4 // before the zone; names with more are for the ordinary path
+	maxName    = 255
+	maxPointer = 1<<14 - 1 // the largest offset that a compression pointer holds
+	maxLabels  = 4         // before the zone; names with more are for the ordinary path
 )
 
 // parseHeader reads the header of a message that is long enough to have one.
@@ -48,7 +54,7 @@ func parseHeader(msg []byte) dns.Header {
 }
 
 // wireQuery is a query of the plain shape: one question in class IN, with or
-// without an OPT record that has no options. It refers to the message.
+// without an OPT record that has no option or a cookie. It refers to the message.
 type wireQuery struct {
 	flags  uint16
 	name   []byte // the question's, with the root label
@@ -56,6 +62,7 @@ type wireQuery struct {
 	edns   bool
 	size   uint16 // that the client takes over UDP, as it says; without EDNS 512
 	do     bool
+	cookie []byte // the COOKIE option's data, nil without
 
 	lower  [maxName]byte // the name in lower case
 	labels [maxLabels]struct{ start, end uint8 }
@@ -79,7 +86,7 @@ func (q *wireQuery) parse(msg, zone []byte) bool {
 		return false
 	}
 	q.rrtype = binary.BigEndian.Uint16(msg[end:])
-	q.edns, q.size, q.do = false, plainSize, false
+	q.edns, q.size, q.do, q.cookie = false, plainSize, false, nil
 	if counts&1 == 0 {
 		return len(msg) == end+4
 	}
@@ -88,7 +95,7 @@ func (q *wireQuery) parse(msg, zone []byte) bool {
 
 // parseOPT reads what must be all that is left of the message.
 func (q *wireQuery) parseOPT(b []byte) bool {
-	if len(b) != optSize || b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != typeOPT || b[9]|b[10] != 0 {
+	if len(b) < optSize || b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != typeOPT || len(b)-optSize != int(binary.BigEndian.Uint16(b[9:])) {
 		return false
 	}
 	ttl := binary.BigEndian.Uint32(b[5:]) // extended rcode, version, DO, Z
@@ -96,7 +103,15 @@ func (q *wireQuery) parseOPT(b []byte) bool {
 		return false
 	}
 	q.edns, q.size, q.do = true, max(binary.BigEndian.Uint16(b[3:]), plainSize), ttl&flagDO != 0
-	return true
+	options := b[optSize:]
+	if len(options) == 0 {
+		return true
+	}
+	if len(options) < optionHead || binary.BigEndian.Uint16(options) != optionCookie || int(binary.BigEndian.Uint16(options[2:])) != len(options)-optionHead {
+		return false
+	}
+	q.cookie = options[optionHead:]
+	return cookieLen(len(q.cookie))
 }
 
 // parseName reads the question's name up to its root label, folds it, and
@@ -158,7 +173,53 @@ func (q *wireQuery) zoneOffset(zone []byte) (int, bool) {
 	return headerSize + at, string(q.name[at:]) == string(zone)
 }
 
-// appendHead begins a response: the query's ID, flags and question.
+// frameState is what stands at the beginning of what a stream has brought.
+type frameState int
+
+const (
+	frameWhole   frameState = iota
+	framePartial            // more of it is to come
+	frameBroken             // no message can be that short
+)
+
+// nextFrame takes the next message from a stream: two octets of length, and
+// then the message (RFC 1035 4.2.2).
+func nextFrame(in []byte) (msg, rest []byte, state frameState) {
+	end := frameSize(in)
+	switch {
+	case len(in) >= 2 && end < 2+headerSize:
+		return nil, in, frameBroken
+	case len(in) < end:
+		return nil, in, framePartial
+	}
+	return in[2:end], in[end:], frameWhole
+}
+
+// frameSize returns how long the message that begins there is with its length,
+// as far as that is known.
+func frameSize(in []byte) int {
+	if len(in) < 2 {
+		return 2
+	}
+	return 2 + int(binary.BigEndian.Uint16(in))
+}
+
+// beginFrame makes room for a message's length; the message follows.
+func beginFrame(dst []byte) []byte { return append(dst, 0, 0) }
+
+// frame returns a message with its length before it.
+func frame(msg []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(msg)), uint16(len(msg))), msg...)
+}
+
+// endFrame takes the n octets behind dst in, as a message.
+func endFrame(dst []byte, n int) []byte {
+	binary.BigEndian.PutUint16(dst[len(dst)-2:], uint16(n))
+	return dst[:len(dst)+n]
+}
+
+// appendHead begins a response, which stands at the beginning of dst: the
+// query's ID, flags and question.
 func appendHead(dst, msg []byte, q *wireQuery, rcode uint16) []byte {
 	dst = append(dst, msg[:headerSize+len(q.name)+4]...)
 	binary.BigEndian.PutUint16(dst[2:], flagQR|flagAA|q.flags&(flagRD|flagCD)|rcode)
@@ -185,14 +246,14 @@ func appendAddress(dst []byte, a netip.Addr, ttl uint32) []byte {
 	return append(append(binary.BigEndian.AppendUint32(dst, ttl), 0, 16), b[:]...)
 }
 
-// appendSRV appends an SRV record whose owner is the question's name, with a
-// TTL to be filled in; its target is the labels and then the zone.
-func appendSRV(dst []byte, priority, weight, port uint16, labels, zone []byte) []byte {
+// appendSRV appends the SRV record of an instance's port, with the question's
+// name as the owner and a TTL to be filled in.
+func appendSRV(dst []byte, i *store.Instance, zone []byte) []byte {
 	dst = append(dst, 0xc0, headerSize, 0, typeSRV, 0, classIN, 0, 0, 0, 0)
-	for _, n := range []uint16{uint16(6 + len(labels) + len(zone)), priority, weight, port} {
+	for _, n := range []uint16{uint16(6 + 1 + len(i.Label) + 1 + len(i.Service) + len(zone)), i.Priority, i.Weight, i.Port} {
 		dst = binary.BigEndian.AppendUint16(dst, n)
 	}
-	return append(append(dst, labels...), zone...)
+	return append(appendLabel(appendLabel(dst, i.Label), i.Service), zone...)
 }
 
 // appendLabel appends one label.
@@ -218,20 +279,62 @@ func appendRecord(dst, record []byte, owner int, ttl uint32) []byte {
 	return dst
 }
 
-// appendOPT appends the response's OPT record, with an Extended DNS Error of
-// that text unless it is "".
-func appendOPT(dst []byte, size uint16, do bool, why string) []byte {
-	dst = append(dst, 0, 0, typeOPT, byte(size>>8), byte(size), 0, 0, 0, 0)
+// appendOPT appends the response's OPT record, with the cookie unless it is
+// nil, and with an Extended DNS Error of that text unless it is "".
+func appendOPT(dst []byte, size uint16, do bool, cookie []byte, why string) []byte {
+	dst = append(dst, 0, 0, typeOPT, byte(size>>8), byte(size), 0, 0, 0, 0, 0, 0)
 	if do {
-		dst[len(dst)-2] |= flagDO >> 8
+		dst[len(dst)-4] |= flagDO >> 8
 	}
-	if why == "" {
-		return append(dst, 0, 0)
+	start := len(dst)
+	if cookie != nil {
+		dst = append(append(dst, 0, optionCookie, 0, byte(len(cookie))), cookie...)
 	}
-	dst = binary.BigEndian.AppendUint16(dst, uint16(4+2+len(why)))
-	dst = append(dst, 0, optionEDE)
-	dst = binary.BigEndian.AppendUint16(dst, uint16(2+len(why)))
-	return append(append(dst, 0, 0), why...)
+	if why != "" {
+		dst = append(dst, 0, optionEDE)
+		dst = binary.BigEndian.AppendUint16(dst, uint16(2+len(why)))
+		dst = append(append(dst, 0, 0), why...)
+	}
+	binary.BigEndian.PutUint16(dst[start-2:], uint16(len(dst)-start))
+	return dst
+}
+
+// appendCookie appends a COOKIE option's data: the client's cookie, version 1,
+// three reserved octets, the time, and the hash (RFC 9018 section 4).
+func appendCookie(dst, clientCookie []byte, unix uint32) []byte {
+	dst = append(append(dst, clientCookie...), 1, 0, 0, 0)
+	return binary.BigEndian.AppendUint32(dst, unix)
+}
+
+// cookieTime returns when a whole cookie of our form was made.
+func cookieTime(cookie []byte) (unix uint32, ok bool) {
+	if len(cookie) != cookieSize || binary.BigEndian.Uint32(cookie[clientCookieSize:]) != 1<<24 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint32(cookie[clientCookieSize+4:]), true
+}
+
+// setTruncated sets TC.
+func setTruncated(msg []byte) { msg[2] |= flagTC >> 8 }
+
+// setTTL gives a record, which begins with a pointer, another TTL.
+func setTTL(record []byte, ttl uint32) { binary.BigEndian.PutUint32(record[6:], ttl) }
+
+// setTTLs does so for records that all have the same size.
+func setTTLs(records []byte, size int, ttl uint32) {
+	for at := 0; at < len(records); at += size {
+		setTTL(records[at:], ttl)
+	}
+}
+
+// hasRecord reports whether the record is among others of its size.
+func hasRecord(records, record []byte) bool {
+	for at := 0; at < len(records); at += len(record) {
+		if string(records[at:at+len(record)]) == string(record) {
+			return true
+		}
+	}
+	return false
 }
 
 // soaWire is the zone's SOA record in wire format, but for its owner and

@@ -12,8 +12,8 @@ stopped by pid.
   bench.py --roster bin/roster --suite heavy,light --add 'mine=/path/mine -p {port} -z {data}/zone.db'
 
 An added server gets {port} {data} {dir} filled in. A suite is a list of WORK,
-WORK/edns0 (without EDNS) and WORK@RATE (paced, queries/s); WORK is heavy, light
-or nx.
+WORK/edns0 (without EDNS), WORK/tcp (kept TCP connections) and WORK@RATE (paced,
+queries/s); WORK is heavy, light or nx.
 """
 import argparse, glob, http.client, json, os, random, re, shutil, signal, socket, statistics
 import struct, subprocess, sys, tempfile, threading, time
@@ -283,7 +283,8 @@ def measure(a, srv, work):
     qf = os.path.join(a.data, work + ".q")
     pids = srv.pids()
     p = subprocess.Popen(["taskset", "-c", str(a.gencpu), a.dnsload, "-p", str(srv.port), "-d", qf, "-l", str(a.secs),
-                          "-c", str(a.socks), "-w", str(a.window), "-e", str(a.edns), "-Q", str(a.rate)] + (["-E"] if srv.name == "echo" else []),
+                          "-c", str(a.socks), "-w", str(a.window), "-e", str(a.edns), "-Q", str(a.rate)]
+                         + (["-E"] if srv.name == "echo" else []) + (["-T"] if a.tcp else []),
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in p.stderr:
         if line.startswith("START"):
@@ -364,12 +365,13 @@ def main():
             a.socks, a.window, a.rounds, a.secs, a.cpu, a.gencpu))
         for run in a.suite.split(","):
             work, _, rate = run.partition("@")
-            work, _, plain = work.partition("/")
-            a.rate, a.edns = float(rate or 0), 0 if plain else 1232
+            work, _, how = work.partition("/")
+            a.rate, a.edns, a.tcp = float(rate or 0), 0 if how == "edns0" else 1232, how == "tcp"
             redone = dirty = 0
-            res = {s.name: [] for s in servers}
+            these = [s for s in servers if s.name != "echo" or not a.tcp]
+            res = {s.name: [] for s in these}
             for r in range(a.rounds):
-                for s in servers:
+                for s in these:
                     for attempt in range(a.retries + 1):
                         wait_quiet(a, s.pids())
                         m = measure(a, s, work)
@@ -381,7 +383,7 @@ def main():
             print("\n## %s (%d measurements repeated because other processes used CPU, %d kept in spite of that)" % (run, redone, dirty))
             print("| server | answered/s | CPU us/q | user | sys | roster's / its | server CPU | octets | ans/q | lost | TC | p50 us | p99 us | MiB |")
             print("|---|" + "---:|" * 13)
-            for s in servers:
+            for s in these:
                 m = lambda k: statistics.median(x[k] for x in res[s.name])
                 ratio = statistics.median(x["cpu_us"] / (y["cpu_us"] or 1) for x, y in zip(res["roster"], res[s.name]))  # same round: same noise
                 print("| %s | %.0f | %.2f | %.2f | %.2f | %.2f | %.0f%% | %.0f | %.1f | %d | %d | %d | %d | %.0f |" % (

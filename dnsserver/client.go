@@ -1,0 +1,26 @@
+package dnsserver
+
+import "net/netip"
+
+// transport is the way a query came.
+type transport uint8
+
+const (
+	overUDP transport = iota
+	overTCP
+	transports // how many there are
+)
+
+// String returns the transport's name in metrics.
+func (t transport) String() string { return [...]string{"udp", "tcp"}[t] }
+
+// stream reports whether messages come one after the other on a connection,
+// so that a response may have 65,535 octets and there is nothing larger to
+// turn to.
+func (t transport) stream() bool { return t != overUDP }
+
+// client is who sent a query, and how.
+type client struct {
+	addr netip.Addr
+	transport
+}
