@@ -3,6 +3,7 @@ module github.com/rosterdns/roster
 go 1.26.0
 
 require (
+	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/dchest/siphash v1.2.3
 	github.com/gorilla/mux v1.8.1
 	github.com/miekg/dns v1.1.73

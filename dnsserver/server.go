@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -38,8 +39,13 @@ type Config struct {
 	Registry *store.Registry
 
 	// Listen are the addresses, host:port, each for UDP and TCP. Port 0 takes
-	// a free one, the same for both. Default 127.0.0.1:0.
+	// a free one, the same for both. Default 127.0.0.1:0, or none where there
+	// are Sockets.
 	Listen []string
+
+	// Sockets are UDP and TCP sockets that are bound already, as systemd hands
+	// them over. The server takes copies; the caller closes its own.
+	Sockets []*os.File
 
 	// Zone is the zone's name as [Zone] returns it. Default "service.".
 	Zone string
@@ -73,7 +79,7 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	if len(c.Listen) == 0 {
+	if len(c.Listen) == 0 && len(c.Sockets) == 0 {
 		c.Listen = []string{"127.0.0.1:0"}
 	}
 	if c.Zone == "" {
@@ -123,6 +129,11 @@ func New(cfg Config) (*Server, error) {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
+	for _, f := range cfg.Sockets {
+		if err := s.inherit(f); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
 	for range s.sockets {
 		s.loopCounts = append(s.loopCounts, new(counts))
 	}
@@ -151,7 +162,7 @@ func (s *Server) setZone() {
 	}
 }
 
-// Addrs returns the addresses that the server listens on, in Listen's order.
+// Addrs returns the addresses that the server listens on, Listen's first.
 func (s *Server) Addrs() []netip.AddrPort { return s.addrs }
 
 // listen binds UDP and TCP to one address and the same port.
@@ -177,10 +188,44 @@ func (s *Server) listen(address string) error {
 			}
 			return err
 		}
-		s.addrs = append(s.addrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
+		s.listensOn(bound)
 		s.sockets = append(s.sockets, sockets...)
 		s.streams = append(s.streams, s.newStreams(l, overTCP))
 		return nil
+	}
+}
+
+// inherit takes a socket that is bound already.
+func (s *Server) inherit(f *os.File) error {
+	if l, err := net.FileListener(f); err == nil {
+		if a, ok := l.Addr().(*net.TCPAddr); ok {
+			s.listensOn(a.AddrPort())
+			s.streams = append(s.streams, s.newStreams(l, overTCP))
+			return nil
+		}
+		return errors.Join(fmt.Errorf("inherited socket %s is neither UDP nor TCP; DNS needs one of them", f.Name()), l.Close())
+	}
+	pc, err := net.FilePacketConn(f)
+	if err != nil {
+		return fmt.Errorf("inherited socket %s: %w", f.Name(), err)
+	}
+	conn, ok := pc.(*net.UDPConn)
+	if !ok {
+		return errors.Join(fmt.Errorf("inherited socket %s is neither UDP nor TCP; DNS needs one of them", f.Name()), pc.Close())
+	}
+	if err := prepareInherited(conn); err != nil {
+		return errors.Join(fmt.Errorf("inherited socket %s: %w", f.Name(), err), conn.Close())
+	}
+	s.listensOn(conn.LocalAddr().(*net.UDPAddr).AddrPort()) //nolint:errcheck // what a UDP socket has
+	s.sockets = append(s.sockets, conn)
+	return nil
+}
+
+// listensOn notes an address, which may have sockets of both transports.
+func (s *Server) listensOn(a netip.AddrPort) {
+	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	if !slices.Contains(s.addrs, a) {
+		s.addrs = append(s.addrs, a)
 	}
 }
 

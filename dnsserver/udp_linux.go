@@ -66,13 +66,9 @@ func listenUDP(network, address string) (sockets []net.PacketConn, err error) {
 
 func prepareSocket(fd int, network string) error {
 	// A packet's destination is noted as it comes in, so this is for before the
-	// socket is bound. An answer from a wildcard address needs it.
-	level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
-	if network != "udp4" { // and on a socket for both, mapped IPv4 addresses
-		level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
-	}
-	if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
-		return fmt.Errorf("ask for the packets' destinations: %w", err)
+	// socket is bound.
+	if err := askDestinations(fd, network); err != nil {
+		return err
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 		return fmt.Errorf("SO_REUSEPORT: %w", err)
@@ -81,6 +77,34 @@ func prepareSocket(fd int, network string) error {
 	// allows less, less it is.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20)
 	return nil
+}
+
+// askDestinations has the kernel say where packets went to: an answer from a
+// wildcard address needs it.
+func askDestinations(fd int, network string) error {
+	level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
+	if network != "udp4" { // and on a socket for both, mapped IPv4 addresses
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
+	}
+	if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+		return fmt.Errorf("ask for the packets' destinations: %w", err)
+	}
+	return nil
+}
+
+// prepareInherited does to a socket that somebody else has bound what can be
+// done to it.
+func prepareInherited(conn *net.UDPConn) error {
+	network := "udp6"
+	if conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Is4() { //nolint:errcheck // what a UDP socket has
+		network = "udp4"
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	ctl := raw.Control(func(fd uintptr) { err = askDestinations(int(fd), network) })
+	return errors.Join(ctl, err)
 }
 
 // udpLoop is one socket and its thread.

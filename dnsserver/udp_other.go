@@ -17,6 +17,9 @@ func listenUDP(network, address string) ([]net.PacketConn, error) {
 	return []net.PacketConn{pc}, err
 }
 
+// prepareInherited has nothing to do here.
+func prepareInherited(*net.UDPConn) error { return nil }
+
 // serveUDP reads packets one by one until ctx is done: the portable loop. On a
 // wildcard address the system chooses the source of the answers.
 func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn, c *counts) error {

@@ -35,6 +35,9 @@ type Config struct {
 	// 127.0.0.1:0.
 	Listen string
 
+	// Listener is one that is bound already, in place of Listen.
+	Listener net.Listener
+
 	// Name returns an instance's name in DNS, the dns_name of replies.
 	// Required.
 	Name func(*store.Instance) string
@@ -83,6 +86,9 @@ type Server struct {
 // follow, or Close.
 func New(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
+	if cfg.Listener != nil {
+		return &Server{cfg: cfg, registry: cfg.Registry, listener: cfg.Listener}, nil
+	}
 	network := "tcp"
 	if a, err := netip.ParseAddrPort(cfg.Listen); err == nil && a.Addr().Is4() {
 		network = "tcp4" // or Go would take 0.0.0.0 for every IPv6 address as well

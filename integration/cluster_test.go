@@ -134,6 +134,12 @@ func startRoster(t *testing.T, dir string, flags ...string) *roster {
 	t.Helper()
 	cmd := exec.Command(binary, append([]string{"serve", "--dns", "127.0.0.1:0", "--http", "127.0.0.1:0"}, flags...)...)
 	cmd.Dir = dir
+	return startReady(t, cmd)
+}
+
+// startReady runs a command that is roster serve in the end.
+func startReady(t *testing.T, cmd *exec.Cmd) *roster {
+	t.Helper()
 	stdout, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

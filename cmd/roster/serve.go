@@ -47,6 +47,14 @@ func serveCommand() *cobra.Command {
 // serve runs the server until ctx is done. The ready line goes to stdout, the
 // log to stderr.
 func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err error) {
+	sockets, err := inherited()
+	if err != nil {
+		return err
+	}
+	defer sockets.close()
+	if sockets.http != nil {
+		f.http = sockets.http.Addr().String()
+	}
 	if err := f.check(); err != nil {
 		return usageError{err}
 	}
@@ -83,9 +91,13 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	}
 	defer func() { err = errors.Join(err, registry.Close()) }()
 
+	if len(sockets.dns) > 0 {
+		f.dns = nil
+	}
 	d, err := dnsserver.New(dnsserver.Config{
 		Registry:    registry,
 		Listen:      f.dns,
+		Sockets:     sockets.dns,
 		Zone:        zone,
 		NameServers: servers,
 		MaxTTL:      f.maxTTL,
@@ -99,6 +111,7 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	h, err := httpapi.New(httpapi.Config{
 		Registry: registry,
 		Listen:   f.http,
+		Listener: sockets.http,
 		Name:     func(i *store.Instance) string { return dnsserver.InstanceName(i, zone) },
 		Log:      log,
 	})
