@@ -5,7 +5,10 @@ package dnsserver_test
 import (
 	"testing"
 
+	"github.com/miekg/dns"
+
 	"github.com/rosterdns/roster/dnsserver"
+	"github.com/rosterdns/roster/store"
 	"github.com/rosterdns/roster/store/storetest"
 )
 
@@ -66,4 +69,50 @@ func BenchmarkFastPath(b *testing.B) {
 			}
 		})
 	}
+}
+
+// The third law on whatever the parser takes.
+func FuzzFastAllocatesNothing(f *testing.F) {
+	r, err := store.Open(f.Context(), store.NewMemory(), compiledConfig)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = r.Close() })
+	for _, c := range answers {
+		m := query(c.question, 1232)
+		m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "2464c4abcf10c957"}}
+		for _, m := range []*dns.Msg{query(c.question, 0), m} {
+			b, err := m.Pack()
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(b)
+		}
+	}
+	fast, buf := dnsserver.NewOffline(townConfig(r)).NewFast(), make([]byte, 0, 1<<16)
+	filled := false
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if !filled { // needs a *testing.T
+			filled = true
+			town(t, r)
+			crowdOf(t, r, "crowd", 20)
+			crowdOf(t, r, "city", 300)
+		}
+		for _, stream := range []bool{false, true} {
+			if _, ok := fast.Answer(buf, b, stream); !ok {
+				continue
+			}
+			// The fuzzer's own goroutines allocate now and then: three in a row
+			// is the query's doing.
+			n := 0.0
+			for range 3 {
+				if n = testing.AllocsPerRun(1, func() { fast.Answer(buf, b, stream) }); n == 0 {
+					break
+				}
+			}
+			if n > 0 {
+				t.Errorf("stream %v: %v allocations for %x", stream, n, b)
+			}
+		}
+	})
 }
