@@ -133,6 +133,9 @@ type message struct {
 	_   [unsafe.Sizeof(uintptr(0)) - 4]byte
 }
 
+// threadName is what the threads of the loops are called.
+var threadName = []byte("dns-udp\x00")
+
 // serveUDP answers what comes to the socket until ctx is done, and then what
 // has come by then.
 func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn, c *counts) error {
@@ -160,6 +163,8 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn, c *counts) err
 	ended := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // it ends with the goroutine
+		// For top -H and for benchmarks; without a name it works as well.
+		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&threadName[0])), 0, 0, 0)
 		ended <- l.run()
 	}()
 	select {
