@@ -1,15 +1,39 @@
 package httpapi
 
-import "github.com/rosterdns/roster/store"
+import (
+	"net/http"
+
+	"github.com/rosterdns/roster/store"
+)
 
 // NewOffline returns a server without a listener.
-func NewOffline(r *store.Registry) *Server {
-	s := &Server{registry: r, cfg: Config{Registry: r, Name: func(i *store.Instance) string {
-		return i.Label + "." + i.Service + ".service."
-	}}.withDefaults()}
+func NewOffline(r *store.Registry) *Server { return NewOfflineWith(r, Config{}) }
+
+// NewOfflineWith returns a server without a listener that has more to its
+// configuration than the registry.
+func NewOfflineWith(r *store.Registry, cfg Config) *Server {
+	cfg.Registry = r
+	cfg.Name = func(i *store.Instance) string { return i.Label + "." + i.Service + ".service." }
+	s := &Server{registry: r, cfg: cfg.withDefaults()}
 	s.ready.Store(true)
 	return s
 }
 
 // ParseInstance reads a registration's body as register does.
 func ParseInstance(b []byte, i *store.Instance) error { return parseInstance(b, i) }
+
+// GrantOf returns the grant that a handler sees.
+func GrantOf(s *Server, r *http.Request) *Grant { return s.grant(r) }
+
+// CountedClients returns for how many clients unknown tokens are counted.
+func (s *Server) CountedClients() int {
+	s.attempts.mu.Lock()
+	defer s.attempts.mu.Unlock()
+	return len(s.attempts.by)
+}
+
+// Access is the outermost middleware around a handler.
+func Access(s *Server, next http.Handler) http.Handler { return s.access(next) }
+
+// CutToken takes the token out of a query.
+func CutToken(query string) (rest, token string, found bool) { return cutToken(query) }

@@ -2,6 +2,9 @@ package httpapi_test
 
 import (
 	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/rosterdns/roster/httpapi"
@@ -42,6 +45,33 @@ func FuzzInstanceBody(f *testing.F) {
 		}
 		if string(store.AppendRecord(nil, back)) != string(value) {
 			t.Fatal("read back, it is another")
+		}
+	})
+}
+
+// Whatever a query looks like, what is left of it has no token that anybody
+// could read in it, and all else of it.
+func FuzzCutToken(f *testing.F) {
+	for _, q := range []string{"", "token=a", "a=1&token=b&c=2", "%74oken=a;b", "TOKEN", "token=a&token=b", "%zztoken=a", "a=%zz&&;=token"} {
+		f.Add(q)
+	}
+	f.Fuzz(func(t *testing.T, query string) {
+		rest, token, found := httpapi.CutToken(query)
+		if !found && (rest != query || token != "") {
+			t.Errorf("nothing was found in %q, but it became %q", query, rest)
+		}
+		before, _ := url.ParseQuery(query)
+		after, _ := url.ParseQuery(rest)
+		for name, values := range after {
+			if strings.EqualFold(name, "token") {
+				t.Errorf("%q leaves %q", query, rest)
+			}
+			if !strings.Contains(query, ";") && !slices.Equal(values, before[name]) {
+				t.Errorf("%q: %s is %q, and was %q", query, name, values, before[name])
+			}
+		}
+		if list := before["token"]; len(list) > 0 && !found {
+			t.Errorf("%q: the token was not found", query)
 		}
 	})
 }

@@ -146,6 +146,9 @@ func (s *Server) store(w http.ResponseWriter, r *http.Request, in *store.Instanc
 	if err != nil {
 		return err
 	}
+	if err := s.grant(r).register(in); err != nil {
+		return err
+	}
 	reg, err := s.registry.Register(r.Context(), in, create)
 	if err != nil {
 		return err

@@ -99,14 +99,19 @@ func (s *Server) services(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	revision, now := s.registry.Revision(), s.registry.Now() // before the views: never newer than they are
+	grant := s.grant(r)
 	list, settled := []serviceJSON{}, true
 	for v := range s.registry.Services {
+		if !grant.May(Read, v.Service) {
+			continue
+		}
 		settled = settled && v.Settled(now)
 		if j := summarize(v, f, now); j.Instances > 0 {
 			list = append(list, j)
 		}
 	}
-	if settled && unchanged(w, r, revision) {
+	// A part of the list has no ETag: it changes with the rights as well.
+	if settled && grant.all() && unchanged(w, r, revision) {
 		return nil
 	}
 	slices.SortFunc(list, func(a, b serviceJSON) int { return cmp.Compare(a.Name, b.Name) })

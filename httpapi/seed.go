@@ -36,6 +36,9 @@ func (s *Server) seedRegister(w http.ResponseWriter, r *http.Request) error {
 	if !ok || in.Normalize() != nil {
 		return seedInvalid(w)
 	}
+	if err := s.grant(r).register(in); err != nil {
+		return err
+	}
 	if _, err := s.registry.Register(r.Context(), in, false); err != nil {
 		if d := documentOf(err); d.Status == http.StatusConflict {
 			return seedInvalid(w)
@@ -50,6 +53,9 @@ func (s *Server) seedDeregister(w http.ResponseWriter, r *http.Request) error {
 	req, in, ok := readSeed(w, r)
 	if !ok || in.Normalize() != nil {
 		return seedInvalid(w)
+	}
+	if err := s.grant(r).check(Register, in.Service); err != nil {
+		return err
 	}
 	_, err := s.registry.Deregister(r.Context(), in.Service, in.ID)
 	if err != nil && documentOf(err).Status != http.StatusNotFound {
@@ -126,11 +132,16 @@ func parseSeedURL(s string) (netip.Addr, uint16, error) {
 	return a, uint16(n), err
 }
 
-// seedServices is GET /services: every live instance, up or not, by service.
-func (s *Server) seedServices(w http.ResponseWriter, _ *http.Request) error {
+// seedServices is GET /services: every live instance, up or not, by service,
+// as far as the caller may read.
+func (s *Server) seedServices(w http.ResponseWriter, r *http.Request) error {
 	now := s.registry.Now()
 	all := map[string][]string{}
+	grant := s.grant(r)
 	for v := range s.registry.Services {
+		if !grant.May(Read, v.Service) {
+			continue
+		}
 		for m := range v.Members(now) {
 			all[v.Service] = append(all[v.Service], seedAddresses(m.Instance)...)
 		}

@@ -2,15 +2,18 @@
 // over it, keep themselves alive and are listed.
 //
 // The life of a request: server.go has the whole table of routes and the
-// limits, body.go reads what was sent and names what is wrong with it,
+// limits, access.go gives it an ID and logs it, guard.go holds it to the rights
+// of who sends it (rights.go), body.go reads what was sent and names what is wrong with it,
 // instances.go and lists.go do the work, seed.go is the API that roster began
 // with, errors.go turns every error into a problem document (RFC 9457).
 package httpapi
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -41,6 +44,15 @@ type Config struct {
 	// Name returns an instance's name in DNS, the dns_name of replies.
 	// Required.
 	Name func(*store.Instance) string
+
+	// TLS turns the address into HTTPS, with HTTP/2 where the client has it.
+	// It is used as it is: what it lets in by client certificate, Rights
+	// judge. Default: plain HTTP.
+	TLS *tls.Config
+
+	// Rights returns who may do what, as things are now, and never nil; it is
+	// asked for each request. Default: everybody may do everything.
+	Rights func() *Rights
 
 	// MaxConns bounds the open connections; more wait to be accepted. Default
 	// 32768.
@@ -80,6 +92,7 @@ type Server struct {
 	registry *store.Registry
 	listener net.Listener
 	ready    atomic.Bool
+	attempts attempts
 }
 
 // New binds the address, so that a port in use is known at once. Serve must
@@ -117,6 +130,8 @@ func (s *Server) Serve(ctx context.Context) error {
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
+		TLSConfig:         s.cfg.TLS,
+		ErrorLog:          log.New(connectionLog{s.cfg.Log}, "", 0),
 	}
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -130,13 +145,20 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 	})
 	s.ready.Store(true)
-	err := h.Serve(netutil.LimitListener(s.listener, s.cfg.MaxConns))
+	err := s.serve(h, netutil.LimitListener(s.listener, s.cfg.MaxConns))
 	if errors.Is(err, http.ErrServerClosed) {
 		<-stopped
 		return nil
 	}
 	stop()
 	return fmt.Errorf("serve HTTP: %w", err)
+}
+
+func (s *Server) serve(h *http.Server, l net.Listener) error {
+	if s.cfg.TLS == nil {
+		return h.Serve(l)
+	}
+	return h.ServeTLS(l, "", "")
 }
 
 // Handler returns the API without a listener.
@@ -161,7 +183,7 @@ func (s *Server) Handler() http.Handler {
 		{"/healthz", methods{http.MethodGet: s.healthz}},
 		{"/readyz", methods{http.MethodGet: s.readyz}},
 	} {
-		r.Handle(route.path, route.methods)
+		r.Handle(route.path, s.guard(route.path, route.methods))
 	}
 	r.NotFoundHandler = handlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 		return problemf(http.StatusNotFound, "there is no %s here; docs/api.md has the paths", r.URL.EscapedPath())
@@ -172,7 +194,7 @@ func (s *Server) Handler() http.Handler {
 	crossOrigin.SetDenyHandler(handlerFunc(func(http.ResponseWriter, *http.Request) error {
 		return problemf(http.StatusForbidden, "a page from another origin may not change the registry")
 	}))
-	return crossOrigin.Handler(r)
+	return s.access(crossOrigin.Handler(r))
 }
 
 // handlerFunc is a handler whose error becomes the response.

@@ -1,0 +1,94 @@
+package httpapi
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/rosterdns/roster/store"
+)
+
+// How many unknown tokens an address may send: so many at once, and then one
+// in each interval.
+const (
+	attemptsAtOnce  = 10
+	attemptInterval = time.Second
+	attemptsTable   = 4096 // addresses that are counted apart; the others share one count
+)
+
+// attempts counts the unknown tokens that come from each client. A client is
+// an IPv4 address, or an IPv6 network of 64 bits, since a single host has all
+// of that.
+type attempts struct {
+	mu    sync.Mutex
+	by    map[netip.Prefix]tally // guarded by mu; the zero prefix is for all that have no room
+	swept store.Instant          // guarded by mu
+	count uint64                 // guarded by mu: of all, ever
+}
+
+// tally is one client's count, as the moment by which what it sent would have
+// come one in each interval.
+type tally struct {
+	until   store.Instant
+	refused bool // the last one was one too many
+}
+
+// fail counts one more unknown token. wait is how long the client has to wait
+// before the next, 0 where this one is not one too many; first says that it is
+// the first of these in a row.
+func (a *attempts) fail(peer netip.Addr, now store.Instant) (wait time.Duration, first bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.count++
+	client := a.placeLocked(clientOf(peer), now)
+	t := a.by[client]
+	next := max(t.until, now).Add(attemptInterval)
+	if over := next.Sub(now) - attemptsAtOnce*attemptInterval; over > 0 {
+		a.by[client] = tally{t.until, true}
+		return over, !t.refused
+	}
+	a.by[client] = tally{until: next}
+	return 0, false
+}
+
+// placeLocked returns where to count a client: at its own place, if need be
+// after a sweep, or at the one that all share who find no room.
+func (a *attempts) placeLocked(client netip.Prefix, now store.Instant) netip.Prefix {
+	if a.by == nil {
+		a.by = map[netip.Prefix]tally{}
+	}
+	if _, known := a.by[client]; known || len(a.by) < attemptsTable {
+		return client
+	}
+	if now.Sub(a.swept) >= attemptInterval {
+		a.swept = now
+		for c, t := range a.by {
+			if t.until <= now {
+				delete(a.by, c)
+			}
+		}
+		if len(a.by) < attemptsTable {
+			return client
+		}
+	}
+	return netip.Prefix{}
+}
+
+func clientOf(peer netip.Addr) netip.Prefix {
+	bits := peer.BitLen()
+	if peer.Is6() {
+		bits = 64
+	}
+	client, err := peer.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{} // no address at all
+	}
+	return client
+}
+
+// UnknownTokens returns how many requests came with a token that is not known.
+func (s *Server) UnknownTokens() uint64 {
+	s.attempts.mu.Lock()
+	defer s.attempts.mu.Unlock()
+	return s.attempts.count
+}
