@@ -101,6 +101,7 @@ func (r *roster) runBlock(t *testing.T, b block) {
 		host, port, _ := strings.Cut(r.dns, ":")
 		command = strings.NewReplacer("127.0.0.1:8054", r.http, "@127.0.0.1 -p 8053", "@"+host+" -p "+port).Replace(command)
 		cmd := exec.Command("sh", "-c", command)
+		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
 		out, err := cmd.Output()
 		if err != nil {
 			t.Errorf("line %d: %s: %v", b.line+k+1, command, err)
@@ -111,30 +112,35 @@ func (r *roster) runBlock(t *testing.T, b block) {
 	}
 }
 
-// runConfig starts a server with a configuration as it stands there, but for
-// what it listens on and where it stores.
+// runConfig starts a server with a configuration, or a tokens file, as it
+// stands there, but for what it listens on and where it stores.
 func runConfig(t *testing.T, b block) {
 	t.Helper()
 	dir := t.TempDir()
-	file := filepath.Join(dir, "roster.yaml")
+	flag, file := "--config", filepath.Join(dir, "roster.yaml")
+	if slices.Contains(b.text, "tokens:") {
+		flag = "--tokens"
+	}
 	if err := os.WriteFile(file, []byte(strings.Join(b.text, "\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	startRoster(t, dir, "--config", file, "--store", "memory:").stop(t)
+	startRoster(t, dir, flag, file, "--store", "memory:").stop(t)
 }
 
 var (
 	moment   = regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`)
 	revision = regexp.MustCompile(`("revision":|hostmaster.service. )\d{10}`)
+	secret   = regexp.MustCompile(`\broster_[A-Za-z0-9_-]{43}$|\b[0-9a-f]{64}$`)
 	ttl      = regexp.MustCompile(`^(\S+\s+)\d+(\s+IN\s)`)
 )
 
 // comparable takes out of a program's output what differs from run to run:
-// times, revisions, TTLs, and the order of records.
+// times, revisions, TTLs, tokens, and the order of records.
 func comparable(lines []string) []string {
 	var out []string
 	for _, l := range lines {
 		l = moment.ReplaceAllString(l, "TIME")
+		l = secret.ReplaceAllString(l, "SECRET")
 		l = revision.ReplaceAllString(l, "${1}N")
 		l = ttl.ReplaceAllString(l, "${1}TTL${2}")
 		out = append(out, l)

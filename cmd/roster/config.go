@@ -34,6 +34,10 @@ type serveFlags struct {
 	maxTTL      uint32
 	negativeTTL uint32
 	ednsSize    uint16
+	tokens      string
+	tlsCert     string
+	tlsKey      string
+	clientCA    string
 	open        bool
 	logLevel    string
 	logFormat   string
@@ -49,7 +53,11 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.Uint32Var(&f.negativeTTL, "negative-ttl", 1, "how long caches may keep that a name does not exist, in `seconds`")
 	fs.StringSliceVar(&f.ns, "ns", nil, "a name server of the zone, `NAME[=IP]` (default ns below the zone, where --dns listens)")
 	fs.Uint16Var(&f.ednsSize, "edns-size", 1232, "the largest answer over UDP, in `octets`")
-	fs.BoolVar(&f.open, "open", false, "allow an --http address that is not loopback: anybody who reaches it may register")
+	fs.StringVar(&f.tokens, "tokens", "", "a YAML `file` of who may do what; SIGHUP has it read again")
+	fs.StringVar(&f.tlsCert, "tls-cert", "", "the server's certificate, a PEM `file`: HTTPS on --http; SIGHUP has it read again")
+	fs.StringVar(&f.tlsKey, "tls-key", "", "the key of --tls-cert, a PEM `file`")
+	fs.StringVar(&f.clientCA, "client-ca", "", "a PEM `file` of authorities whose client certificates are taken in place of a token")
+	fs.BoolVar(&f.open, "open", false, "allow an --http address that is not loopback with neither --tokens nor --client-ca: anybody who reaches it may register")
 	fs.StringVar(&f.logLevel, "log-level", "info", "error, warn, info or debug")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fs.StringVar(&f.config, "config", "", "a YAML `file` with the flags' names as keys")
@@ -181,10 +189,7 @@ func (f *serveFlags) check() error {
 	if err := checkAddress("--http", f.http); err != nil {
 		return err
 	}
-	if !f.open && !isLoopback(f.http) {
-		return fmt.Errorf("--http %s: anybody who reaches this address could register; listen on 127.0.0.1, or say --open", f.http)
-	}
-	return nil
+	return f.checkAccess()
 }
 
 func checkAddress(flag, address string) error {

@@ -70,6 +70,16 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	if err != nil {
 		return usageError{err}
 	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	files, err := f.openReloadable()
+	if err != nil {
+		return err
+	}
+	if f.tokens != "" && f.tlsCert == "" && !isLoopback(f.http) {
+		log.Warnf("tokens pass over the network in the clear: --http %s has no TLS (--tls-cert)", f.http)
+	}
 	backend, err := openBackend(f.store)
 	if err != nil {
 		return err
@@ -112,6 +122,8 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		Registry: registry,
 		Listen:   f.http,
 		Listener: sockets.http,
+		TLS:      files.httpTLS(),
+		Rights:   files.httpRights(),
 		Name:     func(i *store.Instance) string { return dnsserver.InstanceName(i, zone) },
 		Log:      log,
 	})
@@ -123,6 +135,7 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	g.Go(func() error { return registry.Run(ctx) })
 	g.Go(func() error { return d.Serve(ctx) })
 	g.Go(func() error { return h.Serve(ctx) })
+	g.Go(func() error { files.run(ctx, hup, log); return nil })
 	if _, err := fmt.Fprintln(stdout, readyLine(f, zone, d, h)); err != nil {
 		log.WithError(err).Warn("nobody reads the ready line")
 	}
@@ -163,6 +176,10 @@ func readyLine(f *serveFlags, zone string, d *dnsserver.Server, h *httpapi.Serve
 	for _, a := range d.Addrs() {
 		addrs = append(addrs, a.String())
 	}
-	return fmt.Sprintf("roster is ready: zone %s on DNS %s (UDP and TCP), HTTP API on http://%s, store %s",
-		zone, strings.Join(addrs, ", "), h.Addr(), f.store)
+	scheme := "http"
+	if f.tlsCert != "" {
+		scheme = "https"
+	}
+	return fmt.Sprintf("roster is ready: zone %s on DNS %s (UDP and TCP), HTTP API on %s://%s, store %s",
+		zone, strings.Join(addrs, ", "), scheme, h.Addr(), f.store)
 }
