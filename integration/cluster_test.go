@@ -127,7 +127,7 @@ type roster struct {
 	dns, http string // addresses, host:port
 }
 
-var readyLine = regexp.MustCompile(`^roster is ready: zone \S+ on DNS (\S+?),? .*http://([^,]+),`)
+var readyLine = regexp.MustCompile(`^roster is ready: zone \S+ on DNS (\S+?),? .*https?://([^,]+),`)
 
 // startRoster runs roster serve with the given flags, on free ports, in dir.
 func startRoster(t *testing.T, dir string, flags ...string) *roster {
