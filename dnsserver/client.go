@@ -23,4 +23,5 @@ func (t transport) stream() bool { return t != overUDP }
 type client struct {
 	addr netip.Addr
 	transport
+	sig *signature // of the query, nil: none
 }

@@ -30,9 +30,9 @@ var Client = netip.MustParseAddr("198.51.100.100")
 
 func from(stream bool) client {
 	if stream {
-		return client{Client, overTCP}
+		return client{addr: Client, transport: overTCP}
 	}
-	return client{Client, overUDP}
+	return client{addr: Client, transport: overUDP}
 }
 
 // Accepts reports whether a header is let through to Respond.

@@ -30,7 +30,7 @@ func (s *Server) respond(req *dns.Msg, from client) *dns.Msg {
 	if r.Rcode != dns.RcodeSuccess {
 		return r.Msg
 	}
-	if code, ok := gate(req); !ok {
+	if code, ok := gate(req, from); !ok {
 		r.Rcode = code
 		return r.Msg
 	}
@@ -39,6 +39,10 @@ func (s *Server) respond(req *dns.Msg, from client) *dns.Msg {
 	if q.labels, inZone = below(s.zone.name, q.name); !inZone {
 		r.Rcode = dns.RcodeRefused
 		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "the zone here is "+s.zone.name)
+		return r.Msg
+	}
+	if qtype := q.rrtype; qtype == dns.TypeAXFR || qtype == dns.TypeIXFR {
+		s.refuseTransfer(r, q, from)
 		return r.Msg
 	}
 	r.Authoritative = true
@@ -50,25 +54,29 @@ func (s *Server) respond(req *dns.Msg, from client) *dns.Msg {
 
 // gate returns the response code for a query that gets no answer whatever its
 // name is.
-func gate(req *dns.Msg) (rcode int, ok bool) {
+func gate(req *dns.Msg, from client) (rcode int, ok bool) {
 	opts := 0
-	for _, rr := range req.Extra {
-		if rr.Header().Rrtype == dns.TypeOPT {
+	for k, rr := range req.Extra {
+		switch rr.Header().Rrtype {
+		case dns.TypeOPT:
 			opts++
+		case dns.TypeTSIG:
+			if k < len(req.Extra)-1 {
+				return dns.RcodeFormatError, false // RFC 8945 section 5.1
+			}
 		}
 	}
 	if opts > 1 {
 		return dns.RcodeFormatError, false // RFC 6891 section 6.1.1
 	}
+	if from.sig.failed() {
+		return dns.RcodeNotAuth, false // RFC 8945 section 5.2
+	}
 	if opt := req.IsEdns0(); opt != nil && opt.Version() != 0 {
 		return dns.RcodeBadVers, false
 	}
-	q := req.Question[0]
-	switch {
-	case q.Qclass != dns.ClassINET && q.Qclass != dns.ClassANY:
+	if class := req.Question[0].Qclass; class != dns.ClassINET && class != dns.ClassANY {
 		return dns.RcodeRefused, false
-	case q.Qtype == dns.TypeAXFR || q.Qtype == dns.TypeIXFR:
-		return dns.RcodeRefused, false // nobody is allowed a transfer
 	}
 	return 0, true
 }

@@ -48,6 +48,7 @@ func (s *Server) reply(req *dns.Msg, from client) *response {
 	if r.stream {
 		r.limit = streamSize
 	}
+	r.limit -= from.sig.size()
 	return r
 }
 

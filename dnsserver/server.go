@@ -71,6 +71,15 @@ type Config struct {
 	// they come. Defaults 4096, and a quarter of MaxConns.
 	MaxConns, MaxConnsPerClient int
 
+	// Transfer says who may have the zone whole. Default: nobody.
+	Transfer TransferACL
+
+	// Notify are the secondaries that are told when the zone has changed.
+	Notify []Secondary
+
+	// Keys are the secrets shared with others. Default: none.
+	Keys []TSIGKey
+
 	// CookieSecret is the key of DNS cookies. Default: one of its own.
 	CookieSecret CookieSecret
 
@@ -112,8 +121,10 @@ type Server struct {
 	addrs    []netip.AddrPort
 	sockets  []net.PacketConn // UDP; Linux has one for each processor and address
 	streams  []*streams
+	keys     map[string]*TSIGKey // by name
 	ordinary *ordinary
-	batches  sync.Pool // of *streamBatch
+	batches  sync.Pool     // of *streamBatch
+	passing  chan struct{} // has an element for each transfer under way
 
 	counts     [transports]counts // of the ordinary path, and of streams
 	loopCounts []*counts          // of each UDP socket
@@ -143,7 +154,10 @@ func New(cfg Config) (*Server, error) {
 
 // newServer makes a server that listens nowhere yet.
 func newServer(cfg Config) *Server {
-	s := &Server{cfg: cfg, registry: cfg.Registry}
+	s := &Server{cfg: cfg, registry: cfg.Registry, keys: map[string]*TSIGKey{}, passing: make(chan struct{}, maxTransfers)}
+	for _, k := range cfg.Keys {
+		s.keys[k.Name] = &k
+	}
 	s.batches.New = s.newStreamBatch
 	return s
 }
@@ -259,6 +273,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	for _, l := range s.streams {
 		g.Go(func() error { return l.serve(ctx) })
+	}
+	for _, to := range s.cfg.Notify {
+		g.Go(func() error { s.notify(ctx, to); return nil })
 	}
 	return g.Wait()
 }

@@ -102,7 +102,7 @@ func (s *streams) stop() {
 
 // admit begins to serve a connection, unless that would be too many.
 func (s *streams) admit(conn net.Conn) {
-	c := &stream{streams: s, conn: conn, client: client{remoteAddr(conn), s.client}}
+	c := &stream{streams: s, conn: conn, client: client{addr: remoteAddr(conn), transport: s.client}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.conns) >= s.server.cfg.MaxConns || s.perClient[c.client.addr] >= s.server.cfg.MaxConnsPerClient {
@@ -252,9 +252,7 @@ func (c *stream) leave(msg []byte, wait bool) bool {
 		c.slow = make(chan []byte, waitingSlow)
 		c.slowDone.Go(func() {
 			for m := range c.slow {
-				if b := c.server.answerPacket(m, c.client); b != nil {
-					_ = c.write(frame(b)) // on an error the reader finds the connection closed
-				}
+				c.answerSlowly(m)
 			}
 		})
 	}
@@ -268,6 +266,23 @@ func (c *stream) leave(msg []byte, wait bool) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// answerSlowly answers a message by the ordinary path. A transfer takes longer,
+// and what is asked meanwhile does not wait for it.
+func (c *stream) answerSlowly(packet []byte) {
+	from := c.client
+	req, out := c.server.read(packet, &from)
+	switch {
+	case req == nil:
+	case c.server.isTransfer(req, from):
+		c.slowDone.Go(func() { c.transfer(req, from) })
+	default:
+		out = c.server.answerRequest(req, from)
+	}
+	if out != nil {
+		_ = c.write(frame(out)) // on an error the reader finds the connection closed
 	}
 }
 

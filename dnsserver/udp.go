@@ -60,31 +60,47 @@ func (o *ordinary) stop() {
 // answerPacket returns the ordinary path's response to a message in wire
 // format; nil where it gets none.
 func (s *Server) answerPacket(packet []byte, from client) []byte {
+	req, out := s.read(packet, &from)
+	if req != nil {
+		out = s.answerRequest(req, from)
+	}
+	return out
+}
+
+// read takes a message apart and checks its signature, which it notes in from.
+// What is no query has what it gets in place of one, nil for nothing.
+func (s *Server) read(packet []byte, from *client) (req *dns.Msg, refused []byte) {
 	counts := &s.counts[from.transport]
 	counts.left.Add(1)
 	if len(packet) < headerSize {
 		counts.dropped.Add(1)
-		return nil
+		return nil, nil
 	}
 	h := parseHeader(packet)
-	action := accept(h)
-	if action == dns.MsgIgnore {
+	req = new(dns.Msg)
+	switch action := accept(h); {
+	case action == dns.MsgIgnore:
 		counts.dropped.Add(1)
-		return nil
-	}
-	req := new(dns.Msg)
-	resp := new(dns.Msg)
-	rrtype := dns.TypeNone
-	switch {
+		return nil, nil
 	case action == dns.MsgRejectNotImplemented:
-		resp = refusal(h, dns.RcodeNotImplemented)
+		return nil, s.pack(refusal(h, dns.RcodeNotImplemented), dns.TypeNone, *from)
 	case action != dns.MsgAccept || req.Unpack(packet) != nil || len(req.Question) != 1:
-		resp = refusal(h, dns.RcodeFormatError)
-	default:
-		resp = s.respond(req, from)
-		rrtype = req.Question[0].Qtype
+		return nil, s.pack(refusal(h, dns.RcodeFormatError), dns.TypeNone, *from)
 	}
-	b, err := resp.Pack()
+	from.sig = s.verify(packet, req)
+	return req, nil
+}
+
+// answerRequest returns the response to a query that read has let through.
+func (s *Server) answerRequest(req *dns.Msg, from client) []byte {
+	return s.pack(s.respond(req, from), req.Question[0].Qtype, from)
+}
+
+// pack brings a response into wire format, signed where the query was, and
+// counts it.
+func (s *Server) pack(resp *dns.Msg, rrtype uint16, from client) []byte {
+	counts := &s.counts[from.transport]
+	b, err := from.sig.pack(resp)
 	if err != nil {
 		counts.dropped.Add(1)
 		return nil // a name that can be unpacked and not packed: let it time out

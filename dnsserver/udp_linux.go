@@ -289,7 +289,7 @@ func (l *udpLoop) answer(n int) int {
 	for k := range n {
 		in := &l.in[k]
 		packet := l.inBufs[k][:in.n]
-		from := client{l.from(k), overUDP}
+		from := client{addr: l.from(k), transport: overUDP}
 		b, ok := l.fast.answer(l.outBufs[m][:0], packet, from)
 		if !ok {
 			l.leave(k, packet, from)

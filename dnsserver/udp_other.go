@@ -41,7 +41,7 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn, c *counts) err
 			return fmt.Errorf("serve DNS over UDP: %w", err)
 		}
 		fast.begin()
-		from := client{udpAddr(peer), overUDP}
+		from := client{addr: udpAddr(peer), transport: overUDP}
 		if b, ok := fast.answer(out[:0], in[:n], from); ok {
 			_, _ = pc.WriteTo(b, peer) // a client that cannot be reached is not told so
 			continue

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -96,12 +97,20 @@ func (z *zone) soa(at store.Revision) *dns.SOA {
 		Ns:      z.servers[0].Name,
 		Mbox:    "hostmaster." + z.name,
 		Serial:  uint32(at), // the low 32 bits; serials compare modulo 2^32 (RFC 1982)
-		Refresh: 30,
-		Retry:   10,
-		Expire:  300,
+		Refresh: uint32(soaRefresh / time.Second),
+		Retry:   uint32(soaRetry / time.Second),
+		Expire:  uint32(soaExpire / time.Second),
 		Minttl:  z.emptyTTL,
 	}
 }
+
+// The timers of secondaries. They hear of changes by NOTIFY; these are for when
+// they do not.
+const (
+	soaRefresh = 30 * time.Second
+	soaRetry   = 10 * time.Second
+	soaExpire  = 300 * time.Second
+)
 
 func (z *zone) header(owner string, rrtype uint16, ttl uint32) dns.RR_Header {
 	return dns.RR_Header{Name: owner, Rrtype: rrtype, Class: dns.ClassINET, Ttl: ttl}

@@ -12,6 +12,7 @@ type feed struct {
 	first   Revision // history is complete for everything after this revision
 	last    Revision // of the newest event
 	subs    map[string]map[*Subscription]struct{}
+	next    chan struct{} // closed by the next event, nil where nobody waits
 	stopped bool
 }
 
@@ -61,6 +62,26 @@ func (f *feed) publish(events []Event) {
 		f.sendLocked(f.subs[everything], e)
 		f.sendLocked(f.subs[e.Instance().Service], e)
 	}
+	if f.next != nil {
+		close(f.next)
+		f.next = nil
+	}
+}
+
+// changed returns a channel that is closed once there is an event after that
+// revision.
+func (f *feed) changed(after Revision) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.next == nil {
+		f.next = make(chan struct{})
+	}
+	next := f.next
+	if f.last > after {
+		next = make(chan struct{})
+		close(next)
+	}
+	return next
 }
 
 func (f *feed) keepLocked(e Event) {
@@ -115,6 +136,12 @@ func (f *feed) subscribe(service string, after Revision, buffer int) (*Subscript
 	}
 	f.subs[service][s] = struct{}{}
 	return s, past, nil
+}
+
+func (f *feed) since(service string, after Revision) ([]Event, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sinceLocked(service, after)
 }
 
 func (f *feed) sinceLocked(service string, after Revision) ([]Event, error) {

@@ -9,6 +9,10 @@ import (
 // Memory is the [Backend] that keeps nothing: for tests and throw-away use.
 // Every registry on it is a fresh one.
 type Memory struct {
+	// At is the revision to begin at, to be set before the registry is opened.
+	// Default: [FreshRevision].
+	At Revision
+
 	mu       sync.Mutex
 	revision Revision
 	apply    func([]Event)
@@ -25,7 +29,9 @@ func (m *Memory) Start(_ context.Context, _ func(*Instance), apply func([]Event)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.apply = apply
-	m.revision = FreshRevision()
+	if m.revision = m.At; m.revision == 0 {
+		m.revision = FreshRevision()
+	}
 	return m.revision, nil
 }
 

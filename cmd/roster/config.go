@@ -34,6 +34,12 @@ type serveFlags struct {
 	maxTTL      uint32
 	negativeTTL uint32
 	ednsSize    uint16
+
+	allowTransfer []string
+	notify        []string
+	tsigKeys      string
+	dot           []string
+
 	tokens      string
 	tlsCert     string
 	tlsKey      string
@@ -57,6 +63,10 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "the server's certificate, a PEM `file`: HTTPS on --http; SIGHUP has it read again")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "the key of --tls-cert, a PEM `file`")
 	fs.StringVar(&f.clientCA, "client-ca", "", "a PEM `file` of authorities whose client certificates are taken in place of a token")
+	fs.StringSliceVar(&f.allowTransfer, "allow-transfer", nil, "who may have the zone whole (AXFR, IXFR): `CIDR|key:NAME` (default nobody)")
+	fs.StringSliceVar(&f.notify, "notify", nil, "a secondary that is told of changes (NOTIFY), `HOST:PORT[=key:NAME]`")
+	fs.StringVar(&f.tsigKeys, "tsig-keys", "", "a `file` with TSIG keys as tsig-keygen prints them")
+	fs.StringSliceVar(&f.dot, "dot", nil, "`address`es for DNS over TLS, with --tls-cert and --tls-key")
 	fs.BoolVar(&f.open, "open", false, "allow an --http address that is not loopback with neither --tokens nor --client-ca: anybody who reaches it may register")
 	fs.StringVar(&f.logLevel, "log-level", "info", "error, warn, info or debug")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")

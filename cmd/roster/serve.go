@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -70,6 +71,10 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	if err != nil {
 		return usageError{err}
 	}
+	transfers, err := f.transfers()
+	if err != nil {
+		return err
+	}
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -113,6 +118,9 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		MaxTTL:      f.maxTTL,
 		NegativeTTL: f.negativeTTL,
 		EDNSSize:    f.ednsSize,
+		Transfer:    transfers.acl,
+		Notify:      transfers.notify,
+		Keys:        transfers.keys,
 		Log:         log,
 	})
 	if err != nil {
@@ -163,12 +171,27 @@ func openBackend(spec string) (store.Backend, error) {
 	switch {
 	case scheme == "bolt" && rest != "":
 		return bolt.Open(rest)
-	case spec == "memory:":
-		return store.NewMemory(), nil
+	case scheme == "memory":
+		return openMemory(rest)
 	case scheme == "etcd":
 		return nil, usageError{fmt.Errorf("--store %s: this version of roster has no etcd store; use bolt:PATH", spec)}
 	}
 	return nil, usageError{fmt.Errorf("--store %s: neither bolt:PATH nor memory: was given", spec)}
+}
+
+// openMemory makes a store that keeps nothing. memory:N begins at that
+// revision, for one whose predecessor's serial must not be gone back behind.
+func openMemory(at string) (store.Backend, error) {
+	m := store.NewMemory()
+	if at == "" {
+		return m, nil
+	}
+	n, err := strconv.ParseUint(at, 10, 63)
+	if err != nil || n == 0 {
+		return nil, usageError{fmt.Errorf("--store memory:%s: what follows is the revision to begin at, a whole number; leave it out for the unix time", at)}
+	}
+	m.At = store.Revision(n)
+	return m, nil
 }
 
 func readyLine(f *serveFlags, zone string, d *dnsserver.Server, h *httpapi.Server) string {
