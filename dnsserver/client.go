@@ -8,16 +8,21 @@ type transport uint8
 const (
 	overUDP transport = iota
 	overTCP
+	overTLS
+	overHTTPS
 	transports // how many there are
 )
 
 // String returns the transport's name in metrics.
-func (t transport) String() string { return [...]string{"udp", "tcp"}[t] }
+func (t transport) String() string { return [...]string{"udp", "tcp", "tls", "https"}[t] }
 
 // stream reports whether messages come one after the other on a connection,
 // so that a response may have 65,535 octets and there is nothing larger to
 // turn to.
 func (t transport) stream() bool { return t != overUDP }
+
+// encrypted reports whether nobody on the way reads along.
+func (t transport) encrypted() bool { return t == overTLS || t == overHTTPS }
 
 // client is who sent a query, and how.
 type client struct {

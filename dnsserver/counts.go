@@ -44,7 +44,7 @@ func (c *counts) count(rrtype uint16, rcode int) {
 
 // Count is how many queries of one kind have been answered.
 type Count struct {
-	Transport string // udp, tcp
+	Transport string // udp, tcp, tls, https
 	Type      string // A, AAAA, ...; "other" for the rare ones
 	Rcode     string // NOERROR, NXDOMAIN, ...
 	N         uint64

@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/miekg/dns"
 
@@ -125,11 +126,7 @@ func (z *zone) at(v *store.View, labels []string) []dns.RR {
 	if !n.exists || n.view == nil {
 		return nil
 	}
-	q := question{labels: labels}
-	for _, l := range labels {
-		q.name += l + "."
-	}
-	q.name += z.name
+	q := question{name: strings.Join(labels, ".") + "." + z.name, labels: labels}
 	var list []dns.RR
 	for _, q.rrtype = range transferTypes {
 		var a answer
@@ -158,14 +155,12 @@ type names struct {
 }
 
 func (n *names) add(labels ...string) {
-	key := ""
 	for _, l := range labels {
 		if len(l) > 63 { // _web of a service with 63 octets: there is no such name
 			return
 		}
-		key += l + "."
 	}
-	if !n.seen[key] {
+	if key := strings.Join(labels, "."); !n.seen[key] {
 		n.seen[key] = true
 		n.list = append(n.list, labels)
 	}

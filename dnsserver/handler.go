@@ -42,7 +42,7 @@ func (s *Server) respond(req *dns.Msg, from client) *dns.Msg {
 		return r.Msg
 	}
 	if qtype := q.rrtype; qtype == dns.TypeAXFR || qtype == dns.TypeIXFR {
-		s.refuseTransfer(r, q, from)
+		s.refuseTransfer(r, q, serialOf(req), from)
 		return r.Msg
 	}
 	r.Authoritative = true

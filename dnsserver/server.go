@@ -17,6 +17,7 @@ package dnsserver
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -42,6 +43,11 @@ type Config struct {
 	// a free one, the same for both. Default 127.0.0.1:0, or none where there
 	// are Sockets.
 	Listen []string
+
+	// TLS are the addresses for DNS over TLS (RFC 7858), and TLSConfig how it is
+	// spoken; both or neither. Default: none.
+	TLS       []string
+	TLSConfig *tls.Config
 
 	// Sockets are UDP and TCP sockets that are bound already, as systemd hands
 	// them over. The server takes copies; the caller closes its own.
@@ -119,6 +125,7 @@ type Server struct {
 	registry *store.Registry
 	zone     *zone
 	addrs    []netip.AddrPort
+	tlsAddrs []netip.AddrPort
 	sockets  []net.PacketConn // UDP; Linux has one for each processor and address
 	streams  []*streams
 	keys     map[string]*TSIGKey // by name
@@ -137,6 +144,11 @@ func New(cfg Config) (*Server, error) {
 	s := newServer(cfg)
 	for _, address := range cfg.Listen {
 		if err := s.listen(address); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	for _, address := range cfg.TLS {
+		if err := s.listenTLS(address); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
@@ -179,6 +191,9 @@ func (s *Server) setZone() {
 // Addrs returns the addresses that the server listens on, Listen's first.
 func (s *Server) Addrs() []netip.AddrPort { return s.addrs }
 
+// TLSAddrs returns the addresses that it listens on for DNS over TLS.
+func (s *Server) TLSAddrs() []netip.AddrPort { return s.tlsAddrs }
+
 // listen binds UDP and TCP to one address and the same port.
 func (s *Server) listen(address string) error {
 	const tries = 20 // a free TCP port may be taken for UDP
@@ -207,6 +222,18 @@ func (s *Server) listen(address string) error {
 		s.streams = append(s.streams, s.newStreams(l, overTCP))
 		return nil
 	}
+}
+
+// listenTLS binds an address for DNS over TLS.
+func (s *Server) listenTLS(address string) error {
+	l, err := net.Listen(family("tcp", address), address)
+	if err != nil {
+		return fmt.Errorf("listen for DNS over TLS (--dot): %w", err)
+	}
+	bound := l.Addr().(*net.TCPAddr).AddrPort() //nolint:errcheck // what a TCP socket has
+	s.tlsAddrs = append(s.tlsAddrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
+	s.streams = append(s.streams, s.newStreams(tls.NewListener(l, s.cfg.TLSConfig), overTLS))
+	return nil
 }
 
 // inherit takes a socket that is bound already.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -42,8 +43,15 @@ func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 // dial returns the client's side of a new connection.
 func (p *pipes) dial() net.Conn {
 	client, server := net.Pipe()
-	p.conns <- server
+	p.conns <- pipeEnd{server}
 	return client
+}
+
+// pipeEnd is the server's side of a connection; the client has an address.
+type pipeEnd struct{ net.Conn }
+
+func (pipeEnd) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(dnsserver.Client, 12345))
 }
 
 // inBubble runs a test against connections in fake time.

@@ -66,7 +66,7 @@ func serialOf(req *dns.Msg) *uint32 {
 
 // refuseTransfer answers a query for a transfer that is not to be given, or
 // not this way.
-func (s *Server) refuseTransfer(r *response, q question, from client) {
+func (s *Server) refuseTransfer(r *response, q question, serial *uint32, from client) {
 	switch {
 	case !s.cfg.Transfer.allows(from):
 		r.Rcode = dns.RcodeRefused
@@ -77,10 +77,10 @@ func (s *Server) refuseTransfer(r *response, q question, from client) {
 	case q.rrtype == dns.TypeAXFR:
 		r.Rcode = dns.RcodeRefused
 		r.explain(dns.ExtendedErrorCodeNotSupported, "AXFR goes over TCP")
-	case r.stream: // or it would be a transfer
+	case serial == nil:
 		r.Rcode = dns.RcodeFormatError
 		r.explain(dns.ExtendedErrorCodeOther, "IXFR has the client's SOA in the authority section")
-	default: // RFC 1995 section 2: what does not fit into a packet goes over TCP
+	default: // RFC 1995 section 2: what does not fit goes over TCP
 		r.Authoritative = true
 		r.Answer = []dns.RR{s.zone.soa(s.registry.Revision())}
 	}

@@ -41,6 +41,10 @@ type Config struct {
 	// Listener is one that is bound already, in place of Listen.
 	Listener net.Listener
 
+	// DNS answers /dns-query, DNS over HTTPS (RFC 8484), to everybody. Default:
+	// there is no such path.
+	DNS http.Handler
+
 	// Name returns an instance's name in DNS, the dns_name of replies.
 	// Required.
 	Name func(*store.Instance) string
@@ -184,6 +188,9 @@ func (s *Server) Handler() http.Handler {
 		{"/readyz", methods{http.MethodGet: s.readyz}},
 	} {
 		r.Handle(route.path, s.guard(route.path, route.methods))
+	}
+	if s.cfg.DNS != nil {
+		r.Handle("/dns-query", s.cfg.DNS)
 	}
 	r.NotFoundHandler = handlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 		return problemf(http.StatusNotFound, "there is no %s here; docs/api.md has the paths", r.URL.EscapedPath())

@@ -40,13 +40,13 @@ type serveFlags struct {
 	tsigKeys      string
 	dot           []string
 
-	tokens      string
-	tlsCert     string
-	tlsKey      string
-	clientCA    string
-	open        bool
-	logLevel    string
-	logFormat   string
+	tokens    string
+	tlsCert   string
+	tlsKey    string
+	clientCA  string
+	open      bool
+	logLevel  string
+	logFormat string
 }
 
 func (f *serveFlags) register(fs *pflag.FlagSet) {
@@ -195,6 +195,14 @@ func (f *serveFlags) check() error {
 		if err := checkAddress("--dns", a); err != nil {
 			return err
 		}
+	}
+	for _, a := range f.dot {
+		if err := checkAddress("--dot", a); err != nil {
+			return err
+		}
+	}
+	if len(f.dot) > 0 && f.tlsCert == "" {
+		return errors.New("--dot: DNS over TLS needs a certificate: give --tls-cert and --tls-key")
 	}
 	if err := checkAddress("--http", f.http); err != nil {
 		return err

@@ -72,6 +72,14 @@ func (l *reloadable) httpRights() func() *httpapi.Rights {
 	return l.rights.Load
 }
 
+// dnsTLS returns the configuration of DNS over TLS, nil without certificates.
+func (l *reloadable) dnsTLS() *tls.Config {
+	if l.certs == nil {
+		return nil
+	}
+	return l.certs.config(false, "dot")
+}
+
 // httpTLS returns the configuration of the HTTP address, nil for plain HTTP.
 func (l *reloadable) httpTLS() *tls.Config {
 	if l.certs == nil {

@@ -112,6 +112,8 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	d, err := dnsserver.New(dnsserver.Config{
 		Registry:    registry,
 		Listen:      f.dns,
+		TLS:         f.dot,
+		TLSConfig:   files.dnsTLS(),
 		Sockets:     sockets.dns,
 		Zone:        zone,
 		NameServers: servers,
@@ -132,6 +134,7 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		Listener: sockets.http,
 		TLS:      files.httpTLS(),
 		Rights:   files.httpRights(),
+		DNS:      f.dnsOverHTTPS(d),
 		Name:     func(i *store.Instance) string { return dnsserver.InstanceName(i, zone) },
 		Log:      log,
 	})
@@ -199,10 +202,14 @@ func readyLine(f *serveFlags, zone string, d *dnsserver.Server, h *httpapi.Serve
 	for _, a := range d.Addrs() {
 		addrs = append(addrs, a.String())
 	}
+	dot := ""
+	for _, a := range d.TLSAddrs() {
+		dot += fmt.Sprintf(", %s (TLS)", a)
+	}
 	scheme := "http"
 	if f.tlsCert != "" {
 		scheme = "https"
 	}
-	return fmt.Sprintf("roster is ready: zone %s on DNS %s (UDP and TCP), HTTP API on %s://%s, store %s",
-		zone, strings.Join(addrs, ", "), scheme, h.Addr(), f.store)
+	return fmt.Sprintf("roster is ready: zone %s on DNS %s (UDP and TCP)%s, HTTP API on %s://%s, store %s",
+		zone, strings.Join(addrs, ", "), dot, scheme, h.Addr(), f.store)
 }
