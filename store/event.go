@@ -29,6 +29,9 @@ type Event struct {
 	Kind     Kind
 	Before   *Instance // nil for Registered
 	After    *Instance // nil for Deregistered and Expired
+
+	// Checked: it is what a check found, and so renews no lease.
+	Checked bool
 }
 
 // Stamp gives the event, and the instance it leaves, its revision. Only a

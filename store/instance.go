@@ -117,7 +117,12 @@ type Instance struct {
 	Meta      []Pair // sorted by key
 
 	TTL    time.Duration // the lease, whole seconds; 0: permanent, ends only by Deregister
+	Check  *Check        // nil: the server does not probe it
 	Status Status
+
+	// Failing: the instance is down because its check fails, and not because
+	// it said so; only then can the check bring it up again.
+	Failing bool
 
 	// Given is the address as the seed API was given it, which its list gives
 	// back letter for letter; "" for a registration by any other way.
@@ -165,7 +170,7 @@ func (i *Instance) Normalize() error {
 		return err
 	}
 	i.Label = Label(i.ID)
-	for _, step := range []func() error{i.normalizeAddresses, i.normalizePorts, i.normalizeTags, i.normalizeMeta} {
+	for _, step := range []func() error{i.normalizeAddresses, i.normalizePorts, i.normalizeTags, i.normalizeMeta, i.normalizeCheck} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -271,7 +276,7 @@ func (i *Instance) Warnings() []string {
 // Status is not compared: a registration does not set it.
 func (i *Instance) sameAs(o *Instance) bool {
 	return i.ID == o.ID && i.Port == o.Port && i.Protocol == o.Protocol &&
-		i.Priority == o.Priority && i.Weight == o.Weight && i.TTL == o.TTL && i.Given == o.Given &&
+		i.Priority == o.Priority && i.Weight == o.Weight && i.TTL == o.TTL && i.Given == o.Given && i.Check.same(o.Check) &&
 		slices.Equal(i.Addresses, o.Addresses) && slices.Equal(i.Ports, o.Ports) &&
 		slices.Equal(i.Tags, o.Tags) && slices.Equal(i.Meta, o.Meta)
 }

@@ -13,8 +13,19 @@ import (
 // A record is one instance as bytes: what every backend that keeps instances
 // writes. docs/storage.md has the layout.
 
-// recordVersion stands at the start of each record.
-const recordVersion = 1
+// The version stands at the start of each record. A record of version 2 goes
+// on, after what one of version 1 has, with fields that are each a number and a
+// text; it is written only where there is such a field, so that what needs none
+// can still be read by what came before.
+const (
+	recordVersion       = 1
+	recordVersionFields = 2
+)
+
+// The numbers of the fields.
+const (
+	recordCheck = 1
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -34,7 +45,11 @@ func RecordKey(service, id string) []byte {
 // key as well, so that a record that has come under another key is found.
 func AppendRecord(dst []byte, i *Instance) []byte {
 	start := len(dst)
-	dst = append(dst, recordVersion, byte(i.Protocol), byte(i.Status))
+	version := byte(recordVersion)
+	if i.Check != nil {
+		version = recordVersionFields
+	}
+	dst = append(dst, version, byte(i.Protocol), byte(i.Status))
 	for _, n := range []uint64{
 		uint64(i.Revision), uint64(i.TTL / time.Second), uint64(i.Port), uint64(i.Priority), uint64(i.Weight),
 	} {
@@ -58,7 +73,29 @@ func AppendRecord(dst []byte, i *Instance) []byte {
 		dst = appendText(appendText(dst, p.Key), p.Value)
 	}
 	dst = appendText(dst, i.Given)
+	if i.Check != nil {
+		dst = binary.AppendUvarint(dst, recordCheck)
+		dst = appendText(dst, string(appendCheck(nil, i)))
+	}
 	return binary.BigEndian.AppendUint32(dst, recordSum(RecordKey(i.Service, i.ID), dst[start:]))
+}
+
+// appendCheck appends the check and whether it is what has i down.
+func appendCheck(dst []byte, i *Instance) []byte {
+	c := i.Check
+	dst = append(dst, byte(c.Type), flag(c.Removes)|flag(i.Failing)<<1, c.Rise, c.Fall)
+	dst = binary.AppendUvarint(dst, uint64(c.Interval/time.Millisecond))
+	dst = binary.AppendUvarint(dst, uint64(c.Timeout/time.Millisecond))
+	dst = binary.AppendUvarint(dst, uint64(c.Port))
+	dst = appendText(dst, c.Path)
+	return appendText(dst, string(c.Peer.AsSlice()))
+}
+
+func flag(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func appendText(dst []byte, s string) []byte {
@@ -79,7 +116,7 @@ func ParseRecord(key, value []byte) (*Instance, error) {
 	if recordSum(key, body) != sum {
 		return nil, fmt.Errorf("checksum does not match: %w", ErrDamagedRecord)
 	}
-	if body[0] != recordVersion {
+	if body[0] != recordVersion && body[0] != recordVersionFields {
 		return nil, fmt.Errorf("record version %d: %w", body[0], ErrNewerRecord)
 	}
 	service, id, ok := strings.Cut(string(key), "\x00")
@@ -89,6 +126,9 @@ func ParseRecord(key, value []byte) (*Instance, error) {
 	i := &Instance{Service: service, ID: id, Label: Label(id)}
 	p := recordParser{rest: string(body[1:])}
 	p.instance(i)
+	if err := p.fields(i, body[0]); err != nil {
+		return nil, err
+	}
 	if p.bad || p.rest != "" {
 		return nil, fmt.Errorf("fields do not fit: %w", ErrDamagedRecord)
 	}
@@ -120,6 +160,40 @@ func (p *recordParser) instance(i *Instance) {
 	i.Tags = list(p, p.text)
 	i.Meta = list(p, func() Pair { return Pair{p.text(), p.text()} })
 	i.Given = p.text()
+}
+
+// fields reads what a record of version 2 has beyond one of version 1. A
+// number that is not known is of a newer version.
+func (p *recordParser) fields(i *Instance, version byte) error {
+	for version == recordVersionFields && !p.bad && p.rest != "" {
+		switch n := p.number(1<<64 - 1); {
+		case p.bad:
+		case n == recordCheck:
+			q := recordParser{rest: p.text(), bad: i.Check != nil || p.bad}
+			q.check(i)
+			p.bad = q.bad || q.rest != ""
+		default:
+			return fmt.Errorf("record field %d: %w", n, ErrNewerRecord)
+		}
+	}
+	return nil
+}
+
+func (p *recordParser) check(i *Instance) {
+	c := &Check{Type: CheckType(p.octet(byte(CheckGRPC)))}
+	flags := p.octet(3)
+	c.Removes, i.Failing = flags&1 != 0, flags&2 != 0
+	c.Rise, c.Fall = p.octet(MaxRise), p.octet(MaxRise)
+	c.Interval = time.Duration(p.number(uint64(MaxInterval/time.Millisecond))) * time.Millisecond
+	c.Timeout = time.Duration(p.number(uint64(MaxTimeout/time.Millisecond))) * time.Millisecond
+	c.Port = uint16(p.number(1<<16 - 1))
+	c.Path = p.text()
+	if peer := p.text(); peer != "" {
+		var ok bool
+		c.Peer, ok = netip.AddrFromSlice([]byte(peer))
+		p.bad = p.bad || !ok
+	}
+	i.Check = c
 }
 
 // list reads a count and that many items.

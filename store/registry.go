@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -111,6 +112,9 @@ func (r *Registry) restore(into map[*service]*View, i *Instance) {
 		s.cached.Store(int64(r.Now().Add(r.cfg.MaxTTL + time.Second)))
 	}
 	i.Service = v.Service // one copy of the name for all its instances
+	if i.Check == nil && i.Given != "" && i.Permanent() && i.Port != 0 {
+		i.Check = SeedCheck(netip.Addr{}) // it was registered before there were checks
+	}
 	v.put(Member{i, r.grant(i)})
 	r.labels.count(nil, i)
 }
@@ -204,6 +208,9 @@ func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Reg
 	if by, ok := r.cfg.Reserved[in.Service]; ok {
 		return Registration{}, &ConflictError{in.Service, by, "service " + in.Service, "choose another service name"}
 	}
+	if in.judged() {
+		in.Status = Starting
+	}
 	at := slot{in.Service, in.Label}
 	if err := r.writing.lock(ctx, at); err != nil {
 		return Registration{}, err
@@ -223,7 +230,7 @@ func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Reg
 		if present.sameAs(in) {
 			return r.warned(r.registration(present, false)), nil
 		}
-		in.Status = present.Status
+		in.inherit(present.Instance)
 		return r.commit(ctx, at, Event{Kind: Updated, Before: present.Instance, After: in})
 	case known:
 		return r.commit(ctx, at, Event{Kind: Expired, Before: present.Instance}, Event{Kind: Registered, After: in})
@@ -284,9 +291,9 @@ func (b Beat) changed(i *Instance) *Instance {
 		c.Weight = *b.Weight
 	}
 	if b.Status != nil {
-		c.Status = *b.Status
+		c.say(*b.Status)
 	}
-	if c.TTL == i.TTL && c.Weight == i.Weight && c.Status == i.Status {
+	if c.TTL == i.TTL && c.Weight == i.Weight && c.Status == i.Status && c.Failing == i.Failing {
 		return nil
 	}
 	return &c
@@ -428,6 +435,8 @@ func (b *batch) apply(e *Event) {
 		if known {
 			b.deadlines.remove(old.Lease)
 		}
+	case known && e.Checked:
+		v.put(Member{i, old.Lease})
 	case known:
 		before := old.Lease.set(b.Now(), i.TTL, Instant(s.cached.Load()))
 		b.changed = append(b.changed, changedLease{old.Lease, s, before})

@@ -31,11 +31,13 @@ func Run(t *testing.T, fresh func(t *testing.T) Opener, keeps bool) {
 		"Expiry":      testExpiry,
 		"Concurrency": testConcurrency,
 		"Closed":      testClosed,
+		"Checked":     testChecked,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
 	}
 	if keeps {
 		t.Run("Restart", func(t *testing.T) { testRestart(t, fresh(t)) })
+		t.Run("CheckedRestart", func(t *testing.T) { testCheckedRestart(t, fresh(t)) })
 		t.Run("ExpiredStaysGone", func(t *testing.T) { testExpiredStaysGone(t, fresh(t)) })
 	}
 	t.Run("Model", func(t *testing.T) { testModel(t, fresh(t), keeps) })

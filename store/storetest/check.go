@@ -1,0 +1,254 @@
+package storetest
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rosterdns/roster/store"
+)
+
+// Check returns a valid check.
+func Check(t store.CheckType) *store.Check {
+	c := &store.Check{Type: t, Interval: store.DefaultInterval, Timeout: store.DefaultTimeout, Rise: store.DefaultRise, Fall: store.DefaultFall}
+	if t == store.CheckHTTP {
+		c.Path = "/"
+	}
+	return c
+}
+
+// Checked returns an instance as [Instance] does, with a check.
+func Checked(service, id string) *store.Instance {
+	i := Instance(service, id)
+	i.Check = Check(store.CheckTCP)
+	return i
+}
+
+// testChecked follows the status of an instance with a check. Each step is to
+// leave the status that it names, and to move the revision where that is
+// another.
+func testChecked(t *testing.T, open Opener) {
+	synctest.Test(t, func(t *testing.T) {
+		r, done := Open(t, open, store.Config{})
+		defer done()
+		present := func() *store.Instance {
+			m, ok := r.Service("web").ByLabel("a1", r.Now())
+			if !ok {
+				t.Fatal("a1 is gone")
+			}
+			return m.Instance
+		}
+		register := func(change func(*store.Instance)) func() error {
+			return func() error {
+				i := Checked("web", "a1")
+				change(i)
+				Register(t, r, i)
+				return nil
+			}
+		}
+		finds := func(passes bool) func() error {
+			return func() error { return r.Checked(t.Context(), present(), passes) }
+		}
+		says := func(s store.Status) func() error { return beat(t, r, store.Beat{Status: &s}) }
+		as := func(*store.Instance) {}
+		sub, _, err := r.Subscribe("web", r.Revision(), 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, step := range []struct {
+			what string
+			do   func() error
+			want store.Status
+			kind store.Kind // 0: the revision stays
+		}{
+			{"register", register(as), store.Starting, store.Registered},
+			{"the same again", register(as), store.Starting, 0},
+			{"it says up, which it has not denied", says(store.Up), store.Starting, 0},
+			{"passes", finds(true), store.Up, store.StatusChanged},
+			{"passes again", finds(true), store.Up, 0},
+			{"the same again", register(as), store.Up, 0},
+			{"fails", finds(false), store.Down, store.StatusChanged},
+			{"the same again", register(as), store.Down, 0},
+			{"it says up, which it has not denied", says(store.Up), store.Down, 0},
+			{"another weight", register(func(i *store.Instance) { i.Weight = 1 }), store.Down, store.Updated},
+			{"passes", finds(true), store.Up, store.StatusChanged},
+			{"another weight", register(as), store.Up, store.Updated},
+			{"says down", says(store.Down), store.Down, store.StatusChanged},
+			{"passes, but it said down", finds(true), store.Down, 0},
+			{"says up again: the check has the say", says(store.Up), store.Starting, store.StatusChanged},
+			{"fails", finds(false), store.Down, store.StatusChanged},
+			{"says down as well", says(store.Down), store.Down, store.StatusChanged},
+			{"passes, but it said down", finds(true), store.Down, 0},
+			{"says draining", says(store.Draining), store.Draining, store.StatusChanged},
+			{"fails", finds(false), store.Draining, 0},
+			{"says up again", says(store.Up), store.Starting, store.StatusChanged},
+			{"no check any more", register(func(i *store.Instance) { i.Check = nil }), store.Up, store.Updated},
+			{"a check again: up until it fails", register(as), store.Up, store.Updated},
+			{"fails", finds(false), store.Down, store.StatusChanged},
+			{"no check any more", register(func(i *store.Instance) { i.Check = nil }), store.Up, store.Updated},
+			{"says down", says(store.Down), store.Down, store.StatusChanged},
+			{"a check again, but it said down", register(as), store.Down, store.Updated},
+			{"passes, but it said down", finds(true), store.Down, 0},
+		} {
+			before := r.Revision()
+			if err := step.do(); err != nil {
+				t.Fatalf("step %d, %s: %v", k, step.what, err)
+			}
+			if got := present().Status; got != step.want {
+				t.Errorf("step %d, %s: it is %s, want %s", k, step.what, got, step.want)
+			}
+			if got := r.Revision() - before; got != store.Revision(min(step.kind, 1)) {
+				t.Errorf("step %d, %s: the revision moved by %d", k, step.what, got)
+			}
+			if step.kind == 0 {
+				continue
+			}
+			if e := <-sub.C; e.Kind != step.kind {
+				t.Errorf("step %d, %s: a %s event, want %s", k, step.what, e.Kind, step.kind)
+			}
+		}
+	})
+	t.Run("Lease", func(t *testing.T) { testCheckRenewsNothing(t, open) })
+	t.Run("Stale", func(t *testing.T) { testStaleCheck(t, open) })
+	t.Run("Removes", func(t *testing.T) { testCheckRemoves(t, open) })
+}
+
+// What a check finds does not replace the lease.
+func testCheckRenewsNothing(t *testing.T, open Opener) {
+	synctest.Test(t, func(t *testing.T) {
+		r, done := Open(t, open, store.Config{})
+		defer done()
+		reg := Register(t, r, Checked("web", "leased"))
+		permanent := Checked("web", "permanent")
+		permanent.TTL = 0
+		forever := Register(t, r, permanent)
+		for k := range 10 {
+			Advance(2900 * time.Millisecond)
+			for _, i := range []*store.Instance{reg.Instance, forever.Instance} {
+				if err := r.Checked(t.Context(), i, k%2 == 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		Advance(time.Second)
+		if got := Live(r, "web"); len(got) != 1 || got[0] != "permanent" {
+			t.Errorf("30 s after the registration %q live, want permanent alone", got)
+		}
+		m, _ := r.Service("web").ByLabel("permanent", r.Now())
+		if m.Status != store.Down {
+			t.Errorf("permanent is %s, want down", m.Status)
+		}
+		if err := r.Checked(t.Context(), reg.Instance, true); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("a check of what is gone: %v, want ErrNotFound", err)
+		}
+	})
+}
+
+// What was found about an instance that has been registered otherwise since
+// does not count.
+func testStaleCheck(t *testing.T, open Opener) {
+	r, done := Open(t, open, store.Config{})
+	defer done()
+	seen := Register(t, r, Checked("web", "stale")).Instance
+	for what, change := range map[string]func(*store.Instance){
+		"another port":    func(i *store.Instance) { i.Port++ },
+		"another address": func(i *store.Instance) { i.Addresses[0] = i.Addresses[0].Next() },
+		"another check":   func(i *store.Instance) { i.Check.Fall++ },
+		"no check":        func(i *store.Instance) { i.Check = nil },
+	} {
+		i := Checked("web", "stale")
+		change(i)
+		Register(t, r, i)
+		if err := r.Checked(t.Context(), seen, true); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("with %s: %v, want ErrNotFound", what, err)
+		}
+	}
+	i := Checked("web", "stale")
+	i.Weight++ // as probed as before
+	i.Check.Peer = netip.MustParseAddr("192.0.2.1")
+	Register(t, r, i)
+	if err := r.Checked(t.Context(), seen, true); err != nil {
+		t.Errorf("with another weight: %v", err)
+	}
+}
+
+// The seed's check: up at once, deregistered when it fails.
+func testCheckRemoves(t *testing.T, open Opener) {
+	r, done := Open(t, open, store.Config{})
+	defer done()
+	seed := Instance("db", "seed")
+	seed.TTL, seed.Check = 0, store.SeedCheck(netip.Addr{})
+	reg := Register(t, r, seed)
+	if reg.Status != store.Up {
+		t.Errorf("registered it is %s, want up", reg.Status)
+	}
+	at := r.Revision()
+	if err := r.Checked(t.Context(), reg.Instance, true); err != nil || r.Revision() != at {
+		t.Errorf("a pass: %v, revision %d, was %d", err, r.Revision(), at)
+	}
+	sub, _, err := r.Subscribe("db", at, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Checked(t.Context(), reg.Instance, false); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-sub.C; e.Kind != store.Deregistered || e.Instance().ID != "seed" {
+		t.Errorf("got a %s event of %s, want deregister of db/seed", e.Kind, e.Instance())
+	}
+	// With a lease it goes by that.
+	leased := Instance("db", "leased")
+	leased.Check = store.SeedCheck(netip.Addr{})
+	if err := r.Checked(t.Context(), Register(t, r, leased).Instance, false); err != nil {
+		t.Fatal(err)
+	}
+	if got := Live(r, "db"); len(got) != 1 || got[0] != "leased" {
+		t.Errorf("%q live, want leased", got)
+	}
+}
+
+func testCheckedRestart(t *testing.T, open Opener) {
+	r, done := Open(t, open, store.Config{})
+	statuses := map[string]store.Status{"starting": store.Starting, "up": store.Up, "failing": store.Down, "down": store.Down}
+	for id, s := range statuses {
+		i := Register(t, r, Checked("web", id)).Instance
+		var err error
+		switch id {
+		case "up", "failing":
+			err = r.Checked(t.Context(), i, s == store.Up)
+		case "down":
+			_, err = r.Heartbeat(t.Context(), "web", id, store.Beat{Status: &s})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// As the seed registered before there were checks.
+	old := Instance("web", "old")
+	old.TTL, old.Given = 0, "10.0.0.1:8080"
+	Register(t, r, old)
+	done()
+
+	r, done = Open(t, open, store.Config{})
+	defer done()
+	for id, want := range statuses {
+		m, _ := r.Service("web").ByLabel(id, r.Now())
+		if m.Status != want {
+			t.Errorf("after the restart %s is %s", id, m.Status)
+		}
+		if err := r.Checked(t.Context(), m.Instance, true); err != nil {
+			t.Fatal(err)
+		}
+		if id != "down" {
+			want = store.Up
+		}
+		if m, _ := r.Service("web").ByLabel(id, r.Now()); m.Status != want {
+			t.Errorf("after a pass %s is %s, want %s", id, m.Status, want)
+		}
+	}
+	if m, _ := r.Service("web").ByLabel("old", r.Now()); m.Check == nil || !m.Check.Removes {
+		t.Errorf("a registration by the seed API from before there were checks: check %+v", m.Check)
+	}
+}
