@@ -198,6 +198,8 @@ func (p *instanceParser) field(name string, raw json.RawMessage) (err error) {
 			i.Meta = append(i.Meta, store.Pair{Key: key, Value: text})
 			return err
 		})
+	case "check":
+		i.Check, err = parseCheck(raw)
 	default:
 		err = refuse(name)
 	}
@@ -249,12 +251,10 @@ func leaseLength(raw json.RawMessage) (time.Duration, error) {
 
 // refuse says why a field is not taken in a registration.
 func refuse(name string) error {
-	reason := unknownField("address, addresses, meta, permanent, port, ports, priority, protocol, tags, ttl, weight")
+	reason := unknownField("address, addresses, check, meta, permanent, port, ports, priority, protocol, tags, ttl, weight")
 	switch name {
 	case "status":
 		reason = "it cannot be set by a registration; send it by heartbeat"
-	case "check":
-		reason = "this version of roster does not probe instances; leave it out and send heartbeats"
 	case "service", "id":
 		reason = "it stands in the path; leave it out of the body"
 	case "dns_name", "expires", "revision", "warnings":

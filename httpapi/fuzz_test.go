@@ -17,7 +17,7 @@ func FuzzInstanceBody(f *testing.F) {
 	for _, body := range []string{
 		`{}`, `null`, `{"port":8080}`, `{"addresses":["10.0.0.5","2001:db8::5"],"ports":{"metrics":9090},"protocol":"udp"}`,
 		`{"address":"10.0.0.5","tags":["v2","eu"],"meta":{"build":"1234"},"ttl":30,"priority":1,"weight":0}`,
-		`{"permanent":true}`, `{"port":70000}`, `{"port":1,"port":2}`, `{"tags":[null]}`, `{} {}`,
+		`{"permanent":true}`, `{"port":80,"check":{"type":"http","path":"/healthz","interval":1.5,"timeout":0.5,"rise":2,"fall":3,"port":81}}`, `{"port":70000}`, `{"port":1,"port":2}`, `{"tags":[null]}`, `{} {}`,
 	} {
 		f.Add([]byte(body))
 	}

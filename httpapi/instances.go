@@ -27,6 +27,7 @@ type instanceJSON struct {
 	Permanent bool              `json:"permanent,omitempty"`
 	Tags      []string          `json:"tags,omitempty"`
 	Meta      map[string]string `json:"meta,omitempty"`
+	Check     *checkJSON        `json:"check,omitempty"`
 	Status    string            `json:"status"`
 	DNSName   string            `json:"dns_name"`
 	Expires   timestamp         `json:"expires,omitzero"`
@@ -57,6 +58,7 @@ func (s *Server) describe(i *store.Instance, expires time.Time) instanceJSON {
 		TTL:       int(i.TTL / time.Second),
 		Permanent: i.Permanent(),
 		Tags:      i.Tags,
+		Check:     describeCheck(i),
 		Status:    i.Status.String(),
 		DNSName:   s.cfg.Name(i),
 		Expires:   timestamp(expires),
@@ -147,6 +149,9 @@ func (s *Server) store(w http.ResponseWriter, r *http.Request, in *store.Instanc
 		return err
 	}
 	if err := s.grant(r).register(in); err != nil {
+		return err
+	}
+	if err := s.admitCheck(r, in); err != nil {
 		return err
 	}
 	reg, err := s.registry.Register(r.Context(), in, create)

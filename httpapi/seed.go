@@ -15,7 +15,7 @@ import (
 
 // This file is the API that roster began with, its seed: register, deregister
 // and list, with plain texts. Its registrations are permanent unless they
-// bring a ttl.
+// bring a ttl; the server probes the permanent ones that have a port.
 
 // seedRequest is the body of both POSTs.
 type seedRequest struct {
@@ -89,6 +89,12 @@ func readSeed(w http.ResponseWriter, r *http.Request) (seedRequest, *store.Insta
 		if in.TTL, err = leaseLength(raw); err != nil {
 			return req, nil, false
 		}
+	}
+	if in.Permanent() && port != 0 {
+		// Where it may not be probed (--check-allow) the checker leaves it
+		// alone: the seed took any address.
+		peer, _ := peerAddr(r)
+		in.Check = store.SeedCheck(peer)
 	}
 	return req, in, true
 }

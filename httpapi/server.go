@@ -26,6 +26,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/net/netutil"
 
+	"github.com/rosterdns/roster/httpapi/check"
 	"github.com/rosterdns/roster/store"
 )
 
@@ -57,6 +58,9 @@ type Config struct {
 	// Rights returns who may do what, as things are now, and never nil; it is
 	// asked for each request. Default: everybody may do everything.
 	Rights func() *Rights
+
+	// CheckAllow is which addresses a check may be registered for.
+	CheckAllow check.Allow
 
 	// MaxConns bounds the open connections; more wait to be accepted. Default
 	// 32768.

@@ -46,8 +46,9 @@ var allowed = map[string][]string{
 	"store/bolt":      {"store"},
 	"store/storetest": {"store"},
 	"dnsserver":       {"store"},
-	"httpapi":         {"store"},
-	"cmd/roster":      {"store", "store/bolt", "dnsserver", "httpapi"},
+	"httpapi":         {"store", "httpapi/check"},
+	"httpapi/check":   {"store"},
+	"cmd/roster":      {"store", "store/bolt", "dnsserver", "httpapi", "httpapi/check"},
 	"integration":     {},
 }
 

@@ -34,6 +34,7 @@ type serveFlags struct {
 	maxTTL      uint32
 	negativeTTL uint32
 	ednsSize    uint16
+	checkAllow  []string
 
 	allowTransfer []string
 	notify        []string
@@ -67,6 +68,7 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.notify, "notify", nil, "a secondary that is told of changes (NOTIFY), `HOST:PORT[=key:NAME]`")
 	fs.StringVar(&f.tsigKeys, "tsig-keys", "", "a `file` with TSIG keys as tsig-keygen prints them")
 	fs.StringSliceVar(&f.dot, "dot", nil, "`address`es for DNS over TLS, with --tls-cert and --tls-key")
+	fs.StringSliceVar(&f.checkAllow, "check-allow", nil, "a `network` that checks may connect to (default private ranges and whoever registers the check)")
 	fs.BoolVar(&f.open, "open", false, "allow an --http address that is not loopback with neither --tokens nor --client-ca: anybody who reaches it may register")
 	fs.StringVar(&f.logLevel, "log-level", "info", "error, warn, info or debug")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")

@@ -18,6 +18,7 @@ import (
 
 	"github.com/rosterdns/roster/dnsserver"
 	"github.com/rosterdns/roster/httpapi"
+	"github.com/rosterdns/roster/httpapi/check"
 	"github.com/rosterdns/roster/store"
 	"github.com/rosterdns/roster/store/bolt"
 )
@@ -70,6 +71,10 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	servers, err := f.nameServers(zone)
 	if err != nil {
 		return usageError{err}
+	}
+	checkAllow, err := check.ParseAllow(f.checkAllow)
+	if err != nil {
+		return usageError{fmt.Errorf("--check-allow: %w", err)}
 	}
 	transfers, err := f.transfers()
 	if err != nil {
@@ -129,24 +134,28 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		return err
 	}
 	h, err := httpapi.New(httpapi.Config{
-		Registry: registry,
-		Listen:   f.http,
-		Listener: sockets.http,
-		TLS:      files.httpTLS(),
-		Rights:   files.httpRights(),
-		DNS:      f.dnsOverHTTPS(d),
-		Name:     func(i *store.Instance) string { return dnsserver.InstanceName(i, zone) },
-		Log:      log,
+		Registry:   registry,
+		Listen:     f.http,
+		Listener:   sockets.http,
+		TLS:        files.httpTLS(),
+		Rights:     files.httpRights(),
+		DNS:        f.dnsOverHTTPS(d),
+		Name:       func(i *store.Instance) string { return dnsserver.InstanceName(i, zone) },
+		CheckAllow: checkAllow,
+		Log:        log,
 	})
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
+
+	checks := check.New(check.Config{Registry: registry, Allow: checkAllow, Log: log})
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return registry.Run(ctx) })
 	g.Go(func() error { return d.Serve(ctx) })
 	g.Go(func() error { return h.Serve(ctx) })
 	g.Go(func() error { files.run(ctx, hup, log); return nil })
+	g.Go(func() error { return checks.Run(ctx) })
 	if _, err := fmt.Fprintln(stdout, readyLine(f, zone, d, h)); err != nil {
 		log.WithError(err).Warn("nobody reads the ready line")
 	}
