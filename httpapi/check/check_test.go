@@ -80,6 +80,11 @@ type fixture struct {
 	stop func()
 }
 
+func quiet() logrus.FieldLogger {
+	log, _ := logtest.NewNullLogger()
+	return log
+}
+
 func start(t *testing.T, r *store.Registry, cfg check.Config) *fixture {
 	t.Helper()
 	log, hook := logtest.NewNullLogger()

@@ -16,11 +16,12 @@ import (
 
 // This file is the one call of the standard health service
 // (grpc.health.v1.Health/Check), on HTTP/2 frames and a message of one field.
-// The library for it would be half of roster's binary.
+// The library for it, grpc-go, would add 9 MB to a binary of 13.
 
 const (
 	healthPath = "/grpc.health.v1.Health/Check"
 	callStream = 1        // the only stream on the connection
+	maxFrame   = 16 << 10 // octets; what we have settled for (RFC 9113 6.5.2)
 	maxFields  = 16 << 10 // octets of header fields
 	maxMessage = 1 << 10  // octets of the health service's reply
 	serving    = 1
@@ -96,6 +97,7 @@ func receiveReply(conn net.Conn, r *bufio.Reader) ([]byte, error) {
 	f := http2.NewFramer(conn, r)
 	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	f.MaxHeaderListSize = maxFields
+	f.SetMaxReadFrameSize(maxFrame)
 	got := reply{fields: map[string]string{}}
 	for !got.ended {
 		frame, err := f.ReadFrame()
