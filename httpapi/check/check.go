@@ -174,7 +174,7 @@ func (c *Checker) take(e *store.Event) {
 		// The view had it already when the registry was looked through.
 	case e.After == nil || i.Check == nil:
 		c.drop(t)
-	case !c.aim(i, true):
+	case !c.aim(i, true) && e.Kind == store.Registered:
 		c.cfg.Log.Warnf("%s is not probed: not all of its addresses are among those that checks may connect to (--check-allow); it keeps the status it has", i)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -360,6 +361,81 @@ func TestOwnTrouble(t *testing.T) {
 		f.until("a1", 6)
 		f.want("refused", "a1", "down")
 	})
+
+	// A probe that ends long after its deadline has been held up on this side.
+	synctest.Test(t, func(t *testing.T) {
+		r, done := storetest.Open(t, func(*testing.T) store.Backend { return store.NewMemory() }, store.Config{})
+		defer done()
+		var stalled atomic.Bool
+		stalled.Store(true)
+		n := 0 // one probe at a time
+		c := check.NewWith(check.Config{Registry: r, Log: quiet()}, func(ctx context.Context, _ *store.Instance) error {
+			if n++; n == 1 {
+				return nil
+			}
+			<-ctx.Done()
+			if stalled.Load() {
+				<-time.After(30 * time.Second)
+			}
+			return ctx.Err()
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = c.Run(ctx) })
+		defer running.Wait()
+		defer cancel()
+		f := &fixture{Registry: r, t: t}
+		f.register("a1", func(i *store.Instance) { i.Check.Fall = 1 })
+		storetest.Advance(3 * time.Minute)
+		f.want("after stalls", "a1", "up")
+		stalled.Store(false)
+		storetest.Advance(time.Minute)
+		f.want("after a real timeout", "a1", "down")
+	})
+}
+
+// Where the store is full nothing changes, and it is tried again.
+func TestNotDurable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &full{Memory: store.NewMemory()}
+		r, done := storetest.Open(t, func(*testing.T) store.Backend { return b }, store.Config{})
+		defer done()
+		f := start(t, r, check.Config{})
+		defer f.stop()
+		f.register("a1")
+		f.set("a1", errRefused)
+		b.full.Store(true)
+		storetest.Advance(2 * time.Minute)
+		f.want("the store is full", "a1", "up")
+		b.full.Store(false)
+		storetest.Advance(11 * time.Second)
+		f.want("there is room again", "a1", "down")
+		var lines []string
+		for _, e := range f.log.AllEntries() {
+			lines = append(lines, e.Message)
+		}
+		if want := []string{
+			"web/a1 is up: its check passes",
+			"what checks find cannot be stored; it is tried again after each probe",
+			"what checks find is being stored again",
+			"web/a1 is down: 3 checks in a row failed: connection refused",
+		}; !slices.Equal(lines, want) {
+			t.Errorf("logged %q, want %q", lines, want)
+		}
+	})
+}
+
+// full is a backend that may have no room.
+type full struct {
+	*store.Memory
+	full atomic.Bool
+}
+
+func (f *full) Commit(ctx context.Context, events []store.Event) error {
+	if f.full.Load() {
+		return store.ErrNotDurable
+	}
+	return f.Memory.Commit(ctx, events)
 }
 
 // After a restart the statuses are as they were, and the probes are spread over

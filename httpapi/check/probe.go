@@ -93,8 +93,7 @@ func dial(ctx context.Context, at netip.AddrPort) (*net.TCPConn, error) {
 			return nil, fmt.Errorf("%w: %w", errOurs, err)
 		}
 	}
-	var op *net.OpError
-	if errors.As(err, &op) {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
 		err = op.Err // the caller knows the rest
 	}
 	return conn, err
@@ -143,7 +142,7 @@ func get(ctx context.Context, at netip.AddrPort, path string) (resp *http.Respon
 			return err
 		}
 		for range 1 + maxInterim {
-			if resp, err = http.ReadResponse(r, nil); err != nil { //nolint:bodyclose // the body is the connection, which is closed
+			if resp, err = http.ReadResponse(r, nil); err != nil { // its body is the connection, which converse closes
 				return fmt.Errorf("read the answer: %w", err)
 			}
 			if resp.StatusCode/100 != 1 {
