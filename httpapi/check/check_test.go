@@ -292,6 +292,28 @@ func TestSeed(t *testing.T) {
 	})
 }
 
+// A third failure that is under way does not meet who has registered again
+// meanwhile, at the same address.
+func TestSeedComesBackInTime(t *testing.T) {
+	bubble(t, check.Config{}, func(f *fixture) {
+		seed := func(i *store.Instance) { i.Check = store.SeedCheck(netip.Addr{}) }
+		f.set("a1", errRefused)
+		f.mu.Lock()
+		f.takes["a1"] = time.Second
+		f.mu.Unlock()
+		f.register("a1", seed)
+		f.until("a1", 3)
+		if _, err := f.Deregister(f.t.Context(), "web", "a1"); err != nil {
+			f.t.Fatal(err)
+		}
+		f.register("a1", seed)
+		storetest.Advance(8 * time.Second)
+		f.want("registered again", "a1", "up")
+		storetest.Advance(30 * time.Second)
+		f.want("half a minute later", "a1", "gone")
+	})
+}
+
 // An instance that is registered otherwise is probed anew, and what was under
 // way comes to nothing.
 func TestChangedTarget(t *testing.T) {

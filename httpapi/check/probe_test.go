@@ -314,6 +314,11 @@ func TestGRPCOddAnswers(t *testing.T) {
 	fails(t, i("HTTP/1.1 400 Bad Request\r\n\r\n"), "read the answer")
 	fails(t, i(strings.Repeat("\x00", 70<<10)), "read the answer") // DATA on stream 0
 	fails(t, i("\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0b"), "hangs up: ENHANCE_YOUR_CALM")
+	goAway := func(last string) string {
+		return "\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00" + last + "\x00\x00\x00\x00"
+	}
+	fails(t, i(goAway("\x00")), "hangs up: NO_ERROR")
+	hangs(t, i(goAway("\x01"))) // the call is still to be answered
 	fails(t, i("\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x07"), "breaks off the call: REFUSED_STREAM")
 	fails(t, i(strings.Repeat("\x00\x04\x00\x00\x00\x00\x00\x00\x01"+strings.Repeat("x", 1024), 2)), "over 1024 octets")
 	hangs(t, i("\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
