@@ -18,7 +18,10 @@ import (
 // dig returns a command that asks the server with dig or kdig.
 func (r *roster) dig(path string, args ...string) *exec.Cmd {
 	host, port, _ := net.SplitHostPort(r.dns)
-	return exec.Command(path, append([]string{"@" + host, "-p", port}, args...)...)
+	// From another address than the server's: dig sets SO_REUSEPORT, as the
+	// server does, and run by the same user it may be given the server's own
+	// port, and then it talks to itself.
+	return exec.Command(path, append([]string{"@" + host, "-p", port, "-b", "127.0.0.3"}, args...)...)
 }
 
 // ask asks over UDP, and again over TCP where TC says so.
