@@ -68,16 +68,18 @@ func (sig *signature) pack(m *dns.Msg) ([]byte, error) {
 		OrigId:     m.Id,
 		Error:      sig.err,
 	}
-	secret := ""
-	if sig.key != nil {
-		secret = sig.key.secret
+	if sig.err == dns.RcodeBadKey || sig.err == dns.RcodeBadSig {
+		// There is nothing to sign with. The library would say that it is 1970,
+		// and clients that the clocks differ.
+		m.Extra = append(m.Extra, t)
+		return m.Pack()
 	}
 	if sig.err == dns.RcodeBadTime { // RFC 8945 section 5.2.3: the client's time is signed, ours is said
 		t.OtherLen, t.OtherData = 6, time48(t.TimeSigned)
 		t.TimeSigned = sig.asked.TimeSigned
 	}
 	m.Extra = append(m.Extra, t)
-	b, mac, err := dns.TsigGenerate(m, secret, sig.mac, sig.later)
+	b, mac, err := dns.TsigGenerate(m, sig.key.secret, sig.mac, sig.later)
 	sig.mac, sig.later = mac, true
 	return b, err
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/sirupsen/logrus"
 
 	"github.com/rosterdns/roster/store"
 )
@@ -93,13 +94,19 @@ func (c *stream) transfer(req *dns.Msg, from client) {
 	defer func() { <-s.passing }()
 	out := &transferWriter{stream: c, from: from, req: req}
 	out.begin()
-	switch serial := serialOf(req); {
-	case req.Question[0].Qtype == dns.TypeIXFR && s.sendChanges(out, *serial):
-	default:
+	kind := "IXFR"
+	if req.Question[0].Qtype != dns.TypeIXFR || !s.sendChanges(out, *serialOf(req)) {
+		kind = "AXFR"
 		s.sendZone(out)
 	}
 	out.flush()
 	s.counts[from.transport].count(req.Question[0].Qtype, dns.RcodeSuccess)
+	log := s.cfg.Log.WithFields(logrus.Fields{"client": from.addr, "kind": kind, "records": out.records})
+	if out.err != nil {
+		log.WithError(out.err).Warn("a zone transfer was cut off")
+		return
+	}
+	log.Debug("zone transferred")
 }
 
 // sendZone sends all of the zone, with the SOA first and last.
@@ -184,7 +191,9 @@ type transferWriter struct {
 	req  *dns.Msg
 	msg  *dns.Msg
 	size int // about how large msg is
-	err  error
+
+	records int
+	err     error
 }
 
 func (w *transferWriter) begin() {
@@ -201,6 +210,7 @@ func (w *transferWriter) add(records ...dns.RR) {
 		}
 		w.msg.Answer = append(w.msg.Answer, rr)
 		w.size += dns.Len(rr)
+		w.records++
 	}
 }
 

@@ -140,7 +140,11 @@ func (s *Server) Serve(ctx context.Context) error {
 		IdleTimeout:       idleTimeout,
 		TLSConfig:         s.cfg.TLS,
 		ErrorLog:          log.New(connectionLog{s.cfg.Log}, "", 0),
+		Protocols:         new(http.Protocols),
 	}
+	h.Protocols.SetHTTP1(true)
+	h.Protocols.SetHTTP2(true)
+	h.Protocols.SetUnencryptedHTTP2(true) // what clients of DNS over HTTPS speak without TLS
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)

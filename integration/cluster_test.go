@@ -125,6 +125,7 @@ func (p *process) end(t *testing.T, s os.Signal, within time.Duration) error {
 type roster struct {
 	*process
 	dns, http string // addresses, host:port
+	ready     string // the line that says so
 }
 
 var readyLine = regexp.MustCompile(`^roster is ready: zone \S+ on DNS (\S+?),? .*https?://([^,]+),`)
@@ -154,7 +155,7 @@ func startReady(t *testing.T, cmd *exec.Cmd) *roster {
 		<-r.done
 		t.Fatalf("no ready line: %q, %v\n%s", line, err, r.stderr)
 	}
-	r.dns, r.http = m[1], m[2]
+	r.dns, r.http, r.ready = m[1], m[2], line
 	return r
 }
 
