@@ -30,6 +30,10 @@ type Config struct {
 	// nothing.
 	Derive func(*View) any
 
+	// Addresses are the prefixes by whose addresses instances are found
+	// ([Registry.Holders]). Default: none, which costs nothing.
+	Addresses []netip.Prefix
+
 	// SweepFailed is called, from the goroutine in [Registry.Run], when the
 	// removal of ended leases could not be made durable, and with nil when it
 	// works again. In between they stay out of every answer, and the removal
@@ -63,6 +67,7 @@ type Registry struct {
 
 	services *index
 	labels   labelCounts
+	holders  addresses
 	revision atomic.Uint64
 
 	// mu is for those who add and remove services; readers need it not.
@@ -85,6 +90,7 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 		services:  newIndex(),
 		deadlines: newDeadlines(),
 	}
+	r.holders.within = cfg.Addresses
 	restored := map[*service]*View{}
 	at, err := b.Start(ctx, func(i *Instance) { r.restore(restored, i) }, r.apply)
 	if err != nil {
@@ -115,8 +121,10 @@ func (r *Registry) restore(into map[*service]*View, i *Instance) {
 	if i.Check == nil && i.Given != "" && i.Permanent() && i.Port != 0 {
 		i.Check = SeedCheck(netip.Addr{}) // it was registered before there were checks
 	}
-	v.put(Member{i, r.grant(i)})
+	l := r.grant(i)
+	v.put(Member{i, l})
 	r.labels.count(nil, i)
+	r.holders.add(nil, i, l)
 }
 
 // grant makes the lease of a new member.
@@ -402,6 +410,7 @@ type batch struct {
 	*Registry
 	views   map[*service]*View
 	changed []changedLease
+	moved   []movedLease
 }
 
 // changedLease is a lease that has been given a new length.
@@ -434,6 +443,7 @@ func (b *batch) apply(e *Event) {
 		v.drop(i.Label)
 		if known {
 			b.deadlines.remove(old.Lease)
+			b.move(old.Lease, e)
 		}
 	case known && e.Checked:
 		v.put(Member{i, old.Lease})
@@ -441,8 +451,11 @@ func (b *batch) apply(e *Event) {
 		before := old.Lease.set(b.Now(), i.TTL, Instant(s.cached.Load()))
 		b.changed = append(b.changed, changedLease{old.Lease, s, before})
 		v.put(Member{i, old.Lease})
+		b.move(old.Lease, e)
 	default:
-		v.put(Member{i, b.grant(i)})
+		l := b.grant(i)
+		v.put(Member{i, l})
+		b.move(l, e)
 	}
 }
 
@@ -455,6 +468,9 @@ func (b *batch) publish() {
 		}
 		s.view.Store(nil)
 		b.idle = append(b.idle, idleService{v.Service, s})
+	}
+	for _, m := range b.moved {
+		b.holders.remove(m.before, m.after, m.lease)
 	}
 	// Readers of the views before may have handed out the longer leases until
 	// just now. From here on HandOut turns them away.
