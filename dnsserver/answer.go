@@ -16,6 +16,9 @@ type question struct {
 	name   string // letter for letter: answers give it back so (0x20)
 	labels []string
 	rrtype uint16
+
+	// most is how many records can be of use: so many do not fit. 0: all.
+	most int
 }
 
 // answer is what the zone has to say to a question, before it is brought into
@@ -29,8 +32,8 @@ type answer struct {
 	weighted bool   // the order of the records is drawn by weight, else evenly
 	why      string // for people, where there are no records
 
-	view *store.View // whose instances the records are of, nil: of none
-	keep uint32      // the largest TTL of an instance's record: how long caches may keep something of it
+	views []*store.View // whose instances the records are of
+	keep  uint32        // the largest TTL of an instance's record: how long caches may keep something of it
 }
 
 // record is one record of the answer section.
@@ -38,6 +41,7 @@ type record struct {
 	rr     dns.RR
 	weight int
 	target *store.Instance // an SRV record's: its addresses are additional
+	browse bool            // a PTR record's: so are the SRV and TXT records of its name in DNS-SD
 	ttl    uint32          // of those
 }
 
@@ -50,12 +54,18 @@ func (z *zone) answer(reg registry, q question, now store.Instant) answer {
 	switch {
 	case !n.exists:
 		a.rcode = dns.RcodeNameError
+	case n.address.IsValid() && q.rrtype == dns.TypePTR:
+		z.answerReverse(&a, reg, q, n.address, now)
 	case n.apex:
 		z.answerApex(&a, q, revision)
 	case n.hosts != nil:
 		z.answerHost(&a, q, n)
-	case q.rrtype == dns.TypeANY && n.view != nil:
+	case q.rrtype == dns.TypeANY && n.hasRecords():
 		a.records = []record{z.minimalAny(q.name)}
+	case n.types && q.rrtype == dns.TypePTR:
+		z.answerTypes(&a, reg, q, now)
+	case n.domain && q.rrtype == dns.TypePTR:
+		z.answerDomain(&a, q)
 	default:
 		z.answerInstances(&a, q, &n, now)
 	}
@@ -107,11 +117,13 @@ func (z *zone) answerInstances(a *answer, q question, n *node, now store.Instant
 		z.answerSRV(a, q, n, now)
 	case n.own && q.rrtype == dns.TypeTXT:
 		a.records = []record{{rr: z.text(q.name, n.members[0].Instance, z.ttl(n.members, now))}}
+	case n.browse && q.rrtype == dns.TypePTR:
+		z.answerBrowse(a, q, n, now)
 	}
 	if len(a.records) == 0 {
 		return
 	}
-	a.view = n.view
+	a.views = []*store.View{n.view}
 	a.keep = a.records[0].rr.Header().Ttl // an RRset has one
 	for _, r := range a.records {
 		a.keep = max(a.keep, r.ttl)
@@ -155,8 +167,7 @@ func (z *zone) answerAddresses(a *answer, q question, n *node, now store.Instant
 }
 
 func (z *zone) answerSRV(a *answer, q question, n *node, now store.Instant) {
-	from := slices.DeleteFunc(slices.Clone(n.members), func(m store.Member) bool { return n.ports(m.Instance) == 0 })
-	slices.SortStableFunc(from, func(x, y store.Member) int { return cmp.Compare(x.Priority, y.Priority) })
+	from := n.withPort(n.ports)
 	ttl := z.ttl(from, now)
 	for _, m := range from {
 		a.records = append(a.records, record{
@@ -165,6 +176,13 @@ func (z *zone) answerSRV(a *answer, q question, n *node, now store.Instant) {
 			ttl:    m.Lease.TTL(now, z.maxTTL),
 		})
 	}
+}
+
+// withPort returns the members that have the port, best priority first.
+func (n *node) withPort(port func(*store.Instance) uint16) []store.Member {
+	from := slices.DeleteFunc(slices.Clone(n.members), func(m store.Member) bool { return port(m.Instance) == 0 })
+	slices.SortStableFunc(from, func(x, y store.Member) int { return cmp.Compare(x.Priority, y.Priority) })
+	return from
 }
 
 // ttl is the one TTL of an RRset (RFC 2181 section 5.2): the smallest that any
@@ -177,13 +195,23 @@ func (z *zone) ttl(set []store.Member, now store.Instant) uint32 {
 	return ttl
 }
 
-// additional returns the address RRsets of a record's target. They have the
-// TTL that its own instance allows.
+// additional returns the RRsets that save a client who gets the record its
+// next queries: the addresses of the target, and before them what else is
+// browsed for (RFC 6763 section 12). They have the TTL that its own instance
+// allows.
 func (z *zone) additional(r record) [][]dns.RR {
 	if r.target == nil {
 		return nil
 	}
-	return z.addressSets(z.instanceName(r.target), r.target.Addresses, r.ttl)
+	var sets [][]dns.RR
+	if r.browse {
+		owner := z.browseName(r.target)
+		sets = [][]dns.RR{
+			{z.service(owner, r.target, r.target.Port, r.ttl)},
+			{z.text(owner, r.target, r.ttl)},
+		}
+	}
+	return append(sets, z.addressSets(z.instanceName(r.target), r.target.Addresses, r.ttl)...)
 }
 
 // addressSets returns the A and the AAAA RRset of a name, where it has them.

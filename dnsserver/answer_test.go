@@ -174,6 +174,66 @@ var answers = []struct {
 	{question: "wEb.SerVice. AAAA", answer: []string{"wEb.SerVice. 30 IN AAAA 2001:db8::1"}},
 	{question: "EU.v2.Web.service. A", answer: []string{"EU.v2.Web.service. 30 IN A 10.0.0.1"}},
 
+	// DNS-SD (RFC 6763).
+	{question: "_services._dns-sd._udp.service. PTR", answer: []string{
+		"_services._dns-sd._udp.service. 30 IN PTR _backup._tcp.service.", "_services._dns-sd._udp.service. 30 IN PTR _clash._tcp.service.",
+		"_services._dns-sd._udp.service. 30 IN PTR _dns._udp.service.", "_services._dns-sd._udp.service. 30 IN PTR _shared._tcp.service.",
+		"_services._dns-sd._udp.service. 30 IN PTR _under_score._tcp.service.", "_services._dns-sd._udp.service. 30 IN PTR _web._tcp.service.",
+	}},
+	{
+		question: "_web._tcp.service. PTR",
+		answer: []string{
+			"_web._tcp.service. 30 IN PTR a1._web._tcp.service.", "_web._tcp.service. 30 IN PTR a2._web._tcp.service.",
+			"_web._tcp.service. 30 IN PTR a-3-ssmvzhr4._web._tcp.service.",
+		},
+		additional: []string{
+			"a1._web._tcp.service. 30 IN SRV 10 10 8080 a1.web.service.", `a1._web._tcp.service. 30 IN TXT "build=1234" "path=C:\\x \"q\""`,
+			"a2._web._tcp.service. 30 IN SRV 10 20 8080 a2.web.service.", `a2._web._tcp.service. 30 IN TXT ""`,
+			"a-3-ssmvzhr4._web._tcp.service. 30 IN SRV 10 10 8080 a-3-ssmvzhr4.web.service.", `a-3-ssmvzhr4._web._tcp.service. 30 IN TXT ""`,
+			"a1.web.service. 30 IN A 10.0.0.1", "a1.web.service. 30 IN AAAA 2001:db8::1",
+			"a2.web.service. 30 IN A 10.0.0.2", "a-3-ssmvzhr4.web.service. 30 IN A 10.0.0.3",
+		},
+	},
+	{
+		question: "_EU._sub._web._tcp.service. PTR",
+		answer:   []string{"_EU._sub._web._tcp.service. 30 IN PTR a1._web._tcp.service."},
+		additional: []string{
+			"a1._web._tcp.service. 30 IN SRV 10 10 8080 a1.web.service.", `a1._web._tcp.service. 30 IN TXT "build=1234" "path=C:\\x \"q\""`,
+			"a1.web.service. 30 IN A 10.0.0.1", "a1.web.service. 30 IN AAAA 2001:db8::1",
+		},
+	},
+	{
+		question:   "a1._web._tcp.service. SRV",
+		answer:     []string{"a1._web._tcp.service. 30 IN SRV 10 10 8080 a1.web.service."},
+		additional: []string{"a1.web.service. 30 IN A 10.0.0.1", "a1.web.service. 30 IN AAAA 2001:db8::1"},
+	},
+	{question: "down._web._tcp.service. TXT", answer: []string{`down._web._tcp.service. 30 IN TXT ""`}},
+	{
+		question:   "x1._away._tcp.service. SRV",
+		answer:     []string{"x1._away._tcp.service. 30 IN SRV 10 10 8080 x1.away.service."},
+		additional: []string{"x1.away.service. 30 IN A 10.0.5.1"},
+	},
+	{question: "b._dns-sd._udp.service. PTR", answer: []string{"b._dns-sd._udp.service. 30 IN PTR service."}},
+	{question: "lb._dns-sd._udp.service. PTR", answer: []string{"lb._dns-sd._udp.service. 30 IN PTR service."}},
+	{question: "b._dns-sd._udp.service. ANY", answer: []string{`b._dns-sd._udp.service. 1 IN HINFO "RFC8482" ""`}},
+	{question: "a1._web._tcp.service. A", authority: []string{soa}},
+	{question: "n1._noport._tcp.service. SRV", authority: []string{soa}},
+	{question: "_noport._tcp.service. PTR", authority: []string{soa}},
+	{question: "_away._tcp.service. PTR", authority: []string{soa}},
+	{question: "_old._sub._web._tcp.service. PTR", authority: []string{soa}},
+	{question: "_sub._web._tcp.service. PTR", authority: []string{soa}},
+	{question: "_dns-sd._udp.service. SRV", authority: []string{soa}},
+	{question: "_dns-sd._udp.service. ANY", authority: []string{soa}},
+	{question: "_web._eu.service. PTR", authority: []string{soa}},
+	{question: "_sub._shared._tcp.service. PTR", rcode: dns.RcodeNameError, authority: []string{soa}},
+	{question: "_v9._sub._web._tcp.service. PTR", rcode: dns.RcodeNameError, authority: []string{soa}},
+	{question: "v2._sub._web._tcp.service. PTR", rcode: dns.RcodeNameError, authority: []string{soa}},
+	{question: "a1._web._udp.service. SRV", rcode: dns.RcodeNameError, authority: []string{soa}},
+	{question: "x.a1._web._tcp.service. SRV", rcode: dns.RcodeNameError, authority: []string{soa}},
+	{question: "a1._web._eu.service. SRV", rcode: dns.RcodeNameError, authority: []string{soa}},
+	{question: "r._dns-sd._udp.service. PTR", rcode: dns.RcodeNameError, authority: []string{soa}},
+	{question: "b._dns-sd._tcp.service. PTR", rcode: dns.RcodeNameError, authority: []string{soa}},
+
 	// The zone itself.
 	{question: "service. SOA", answer: []string{soa}},
 	{question: "Service. NS", answer: []string{"Service. 30 IN NS ns.service."}, additional: []string{"ns.service. 30 IN A 192.0.2.53"}},

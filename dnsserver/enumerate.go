@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -14,10 +15,12 @@ import (
 //
 // Records in a transfer have no live lease behind them: their TTL is that of an
 // instance which has just sent a heartbeat, and so hangs on the registration
-// only. Tags are there one by one: in combinations they would be endless.
+// only. Where a set is of several services, so that none of them can say what
+// its one TTL is, that is the TTL of a negative answer. Tags are there one by
+// one: in combinations they would be endless.
 
 // transferTypes are the types that names of a service may have.
-var transferTypes = []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypeTXT}
+var transferTypes = []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypeTXT, dns.TypePTR}
 
 // oneService is a registry with one service and nothing else.
 type oneService struct{ *store.View }
@@ -29,6 +32,19 @@ func (s oneService) Service(name string) *store.View {
 	}
 	return nil
 }
+
+// Services implements registry.
+func (s oneService) Services(yield func(*store.View) bool) {
+	if s.View != nil {
+		yield(s.View)
+	}
+}
+
+// Holders implements registry. Reverse zones are listed from the instances.
+func (oneService) Holders(netip.Addr, func(*store.View, store.Member) bool) {}
+
+// HasAddress implements registry. Like the next two it says nothing of records.
+func (oneService) HasAddress(netip.Prefix) bool { return false }
 
 // HasTag implements registry.
 func (oneService) HasTag(string) bool { return false }
@@ -49,6 +65,13 @@ func (z *zone) fixed() []dns.RR {
 	for _, set := range a.glue {
 		list = append(list, set...)
 	}
+	if z.prefix.IsValid() {
+		return list
+	}
+	for _, name := range []string{"b._dns-sd._udp.", "lb._dns-sd._udp."} {
+		z.answerDomain(&a, question{name: name + z.name})
+		list = append(list, rrs(a.records)...)
+	}
 	return list
 }
 
@@ -57,6 +80,9 @@ func (z *zone) fixed() []dns.RR {
 func (z *zone) ofService(service string, instances []*store.Instance) []dns.RR {
 	if len(instances) == 0 {
 		return nil
+	}
+	if z.prefix.IsValid() {
+		return z.pointersTo(instances)
 	}
 	v := store.NewView(service, instances, 0)
 	var list []dns.RR
@@ -69,6 +95,9 @@ func (z *zone) ofService(service string, instances []*store.Instance) []dns.RR {
 // difference returns which records go and which come where a service's
 // instances change.
 func (z *zone) difference(c store.ServiceChange) (gone, come []dns.RR) {
+	if z.prefix.IsValid() {
+		return subtract(nil, nil, z.pointersTo(c.Before), z.pointersTo(c.After))
+	}
 	before, after := store.NewView(c.Service, c.Before, 0), store.NewView(c.Service, c.After, 0)
 	for _, labels := range namesOf(c.Service, changed(c.Before, c.After)) {
 		gone, come = subtract(gone, come, z.at(before, labels), z.at(after, labels))
@@ -123,6 +152,9 @@ func (z *zone) at(v *store.View, labels []string) []dns.RR {
 		return nil
 	}
 	n := z.find(oneService{v}, labels, 0)
+	if n.types {
+		return z.pointersToTypes(v)
+	}
 	if !n.exists || n.view == nil {
 		return nil
 	}
@@ -141,6 +173,7 @@ func (z *zone) at(v *store.View, labels []string) []dns.RR {
 func namesOf(service string, instances []*store.Instance) [][]string {
 	n := names{service: service, seen: map[string]bool{}}
 	n.add(service)
+	n.add("_services", "_dns-sd", "_udp")
 	for _, i := range instances {
 		n.addInstance(i)
 	}
@@ -170,6 +203,7 @@ func (n *names) addInstance(i *store.Instance) {
 	protocol := "_" + i.Protocol.String()
 	n.add(i.Label, n.service)
 	n.add("_"+n.service, protocol)
+	n.add(i.Label, "_"+n.service, protocol)
 	for _, p := range i.Ports {
 		n.add("_"+p.Name, protocol, n.service)
 	}
@@ -179,8 +213,34 @@ func (n *names) addInstance(i *store.Instance) {
 			continue
 		}
 		n.add(label, n.service)
+		n.add("_"+label, "_sub", "_"+n.service, protocol)
 		if !slices.Contains([]string{"tcp", "udp"}, label) {
 			n.add("_"+n.service, "_"+label)
 		}
 	}
+}
+
+// pointersToTypes returns what a service has at the name of all types.
+func (z *zone) pointersToTypes(v *store.View) []dns.RR {
+	if !underscored(v.Service) {
+		return nil
+	}
+	var list []dns.RR
+	for _, t := range z.typesOf(v, 0) {
+		list = append(list, z.pointer("_services._dns-sd._udp."+z.name, z.serviceType(v.Service, t.protocol), z.emptyTTL))
+	}
+	return list
+}
+
+// pointersTo returns what the reverse zone has of these instances.
+func (z *zone) pointersTo(instances []*store.Instance) []dns.RR {
+	var list []dns.RR
+	for _, i := range instances {
+		for _, a := range i.Addresses {
+			if z.prefix.Contains(a) {
+				list = append(list, z.pointer(reverseName(a), z.instanceName(i), z.emptyTTL))
+			}
+		}
+	}
+	return list
 }

@@ -110,7 +110,7 @@ func (f *fastPath) service(dst, msg, name []byte) ([]byte, bool) {
 
 // group answers for _web._tcp and _web._udp, where all instances speak that.
 func (f *fastPath) group(dst, msg, service, group []byte) ([]byte, bool) {
-	if service[0] != '_' || len(service) == 1 || f.q.rrtype != typeSRV || f.hosts[string(group)] {
+	if service[0] != '_' || len(service) == 1 || f.q.rrtype != typeSRV || f.hosts[string(group)] || string(service) == "_dns-sd" {
 		return dst, false
 	}
 	var protocol int8

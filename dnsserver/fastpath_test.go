@@ -310,7 +310,7 @@ func FuzzFastEqualsOrdinary(f *testing.F) {
 
 func randomChange(t *testing.T, r *store.Registry, rnd *rand.Rand) {
 	t.Helper()
-	service, id := fmt.Sprintf("s%d", rnd.IntN(3)), fmt.Sprintf("i%d", rnd.IntN(12))
+	service, id := []string{"s0", "s1", "s2", "dns-sd"}[rnd.IntN(4)], fmt.Sprintf("i%d", rnd.IntN(12))
 	switch op := rnd.IntN(10); {
 	case op < 6:
 		i := instance(service, id, "")
@@ -347,7 +347,8 @@ func randomQuery(t *testing.T, rnd *rand.Rand) []byte {
 	pick := func(list ...string) string { return list[rnd.IntN(len(list))] }
 	service := fmt.Sprintf("s%d", rnd.IntN(4))
 	name := pick(service, service, service, "_"+service+"._tcp", "_"+service+"._udp", "i1."+service, "t0."+service, "_tcp", "ns", "nope", "a.b.c",
-		"_"+service+"._t0", "S1", "x.ns")
+		"_"+service+"._t0", "S1", "x.ns",
+		"_dns-sd._udp", "b._dns-sd._udp", "i1._"+service+"._tcp")
 	if name != "" {
 		name += "."
 	}

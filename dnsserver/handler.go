@@ -1,9 +1,13 @@
 package dnsserver
 
 import (
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/rosterdns/roster/store"
 )
 
 // accept decides on a message's header alone. Responses are dropped without a
@@ -34,19 +38,27 @@ func (s *Server) respond(req *dns.Msg, from client) *dns.Msg {
 		r.Rcode = code
 		return r.Msg
 	}
-	q := question{name: req.Question[0].Name, rrtype: req.Question[0].Qtype}
-	var inZone bool
-	if q.labels, inZone = below(s.zone.name, q.name); !inZone {
-		r.Rcode = dns.RcodeRefused
-		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "the zone here is "+s.zone.name)
+	if req.Question[0].Qclass == dns.ClassCHAOS {
+		s.identify(r)
 		return r.Msg
 	}
-	if qtype := q.rrtype; qtype == dns.TypeAXFR || qtype == dns.TypeIXFR {
-		s.refuseTransfer(r, q, serialOf(req), from)
+	q := question{name: req.Question[0].Name, rrtype: req.Question[0].Qtype}
+	z := s.zones.of(q.name)
+	if z == nil {
+		r.Rcode = dns.RcodeRefused
+		r.explain(dns.ExtendedErrorCodeNotAuthoritative, s.zones.names(s.zone))
 		return r.Msg
+	}
+	q.labels, _ = below(z.name, q.name)
+	if q.rrtype == dns.TypeAXFR || q.rrtype == dns.TypeIXFR {
+		s.refuseTransfer(r, z, q, serialOf(req), from)
+		return r.Msg
+	}
+	if !r.stream {
+		q.most = r.limit/smallestRecord + 1 // with so many TC is sure
 	}
 	r.Authoritative = true
-	if whole := r.fill(s.zone, s.settle(q)); !whole {
+	if whole := r.fill(z, s.settle(z, q)); !whole {
 		s.counts[from.transport].cut.Add(1)
 	}
 	return r.Msg
@@ -75,7 +87,7 @@ func gate(req *dns.Msg, from client) (rcode int, ok bool) {
 	if opt := req.IsEdns0(); opt != nil && opt.Version() != 0 {
 		return dns.RcodeBadVers, false
 	}
-	if class := req.Question[0].Qclass; class != dns.ClassINET && class != dns.ClassANY {
+	if class := req.Question[0].Qclass; class != dns.ClassINET && class != dns.ClassANY && class != dns.ClassCHAOS {
 		return dns.RcodeRefused, false
 	}
 	return 0, true
@@ -85,14 +97,61 @@ func gate(req *dns.Msg, from client) (rcode int, ok bool) {
 // after the registry had noted how long caches may keep the answer. Otherwise
 // somebody who deregisters in between would be told too early that no cache
 // holds the instance.
-func (s *Server) settle(q question) answer {
-	for {
+func (s *Server) settle(z *zone, q question) answer {
+	const tries = 4
+	for try := 1; ; try++ {
 		now := s.registry.Now()
-		a := s.zone.answer(s.registry, q, now)
-		// A cache may keep a record up to a second longer than its TTL.
-		until := now.Add(time.Duration(a.keep)*time.Second + time.Second)
-		if a.view == nil || a.view.HandOut(until) {
+		if try == tries {
+			return z.answer(noted{s.registry, now, now.Add(keptFor(z.maxTTL))}, q, now)
+		}
+		a := z.answer(s.registry, q, now)
+		until := now.Add(keptFor(a.keep))
+		if !slices.ContainsFunc(a.views, func(v *store.View) bool { return !v.HandOut(until) }) {
 			return a
 		}
 	}
+}
+
+// keptFor is how long an honest cache may keep a record: up to a second longer
+// than its TTL.
+func keptFor(ttl uint32) time.Duration { return time.Duration(ttl)*time.Second + time.Second }
+
+// noted is a registry that notes of each view, before it gives it out, that
+// caches may keep what is in it until then. It is for answers from so many
+// services that some always change while one is made: what has been noted
+// beforehand may be answered even so. It notes the largest TTL there is, and of
+// services that are not in the answer in the end, so it is the last resort.
+type noted struct {
+	*store.Registry
+	now   store.Instant
+	until store.Instant
+}
+
+// Service is the registry's.
+func (n noted) Service(name string) *store.View {
+	for {
+		v := n.Registry.Service(name)
+		if v == nil || v.HandOut(n.until) {
+			return v
+		}
+	}
+}
+
+// Services is the registry's.
+func (n noted) Services(yield func(*store.View) bool) {
+	n.Registry.Services(func(v *store.View) bool {
+		v = n.Service(v.Service)
+		return v == nil || yield(v)
+	})
+}
+
+// Holders is the registry's.
+func (n noted) Holders(addr netip.Addr, yield func(*store.View, store.Member) bool) {
+	n.Registry.Holders(addr, func(v *store.View, m store.Member) bool {
+		if v = n.Service(v.Service); v == nil {
+			return true
+		}
+		m, ok := v.ByLabel(m.Label, n.now)
+		return !ok || !slices.Contains(m.Addresses, addr) || yield(v, m)
+	})
 }

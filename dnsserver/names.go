@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -23,6 +24,11 @@ type node struct {
 	own   bool         // an instance's own name
 	addrs bool         // A and AAAA are here
 	ports func(*store.Instance) uint16
+
+	browse  bool       // PTR to the DNS-SD names of the members
+	types   bool       // PTR to the DNS-SD names of all services
+	domain  bool       // PTR to the zone, which is the domain to browse
+	address netip.Addr // PTR to the names of the instances that have it; in reverse zones
 }
 
 var nothing = node{}
@@ -30,6 +36,9 @@ var nothing = node{}
 // find returns the node at the name that the labels, in lower case, give below
 // the zone. What it returns depends on its arguments only.
 func (z *zone) find(reg registry, labels []string, now store.Instant) node {
+	if z.prefix.IsValid() {
+		return z.findReverse(reg, labels, now)
+	}
 	if len(labels) == 0 {
 		return node{exists: true, apex: true}
 	}
@@ -67,12 +76,13 @@ func (z *zone) findHost(labels []string) (node, bool) {
 // findGroup finds _tcp, _udp and _tag directly below the zone, and the
 // services below them.
 func findGroup(reg registry, labels []string, group string, now store.Instant) node {
-	protocol, err := store.ParseProtocol(group)
-	isProtocol := err == nil
+	if protocol, err := store.ParseProtocol(group); err == nil {
+		return findProtocol(reg, labels, protocol, now)
+	}
 	if len(labels) == 0 {
 		// Nothing is at this name, but resolvers that minimise names
 		// (RFC 9156) ask for it on the way to what is below.
-		return node{exists: isProtocol && reg.HasProtocol(protocol) || !isProtocol && reg.HasTag(group)}
+		return node{exists: reg.HasTag(group)}
 	}
 	service, ok := strings.CutPrefix(labels[0], "_")
 	if !ok || len(labels) > 1 {
@@ -82,12 +92,7 @@ func findGroup(reg registry, labels []string, group string, now store.Instant) n
 	if v == nil {
 		return nothing
 	}
-	n := pick(v, now, func(i *store.Instance) bool {
-		if isProtocol {
-			return i.Protocol == protocol
-		}
-		return i.HasTags(group)
-	})
+	n := pick(v, now, func(i *store.Instance) bool { return i.HasTags(group) })
 	n.ports = mainPort
 	return n
 }
@@ -106,13 +111,8 @@ func findInService(v *store.View, labels []string, now store.Instant) node {
 	if len(labels) == 1 {
 		// Where a label is both an instance's and a tag's, it is the instance.
 		if m, ok := v.ByLabel(last, now); ok {
-			n := node{
-				exists: true, view: v, members: []store.Member{m}, total: 1,
-				own: true, addrs: true, ports: mainPort,
-			}
-			if m.Status == store.Up {
-				n.up = 1
-			}
+			n := ownNode(v, m)
+			n.addrs = true
 			return n
 		}
 	}
@@ -162,11 +162,25 @@ func pick(v *store.View, now store.Instant, match func(*store.Instance) bool) no
 	return n
 }
 
+// ownNode makes the node of an instance's own name.
+func ownNode(v *store.View, m store.Member) node {
+	n := node{exists: true, view: v, members: []store.Member{m}, total: 1, own: true, ports: mainPort}
+	if m.Status == store.Up {
+		n.up = 1
+	}
+	return n
+}
+
 func mainPort(i *store.Instance) uint16 { return i.Port }
 
 func repeated(labels []string) bool {
 	sorted := slices.Sorted(slices.Values(labels))
 	return len(slices.Compact(sorted)) < len(labels)
+}
+
+// hasRecords reports whether the name may have records, or is only above some.
+func (n *node) hasRecords() bool {
+	return n.view != nil || n.types || n.domain || n.address.IsValid()
 }
 
 // emptyBecause says, for people, why an answer from the node has no records.

@@ -14,7 +14,7 @@ import (
 
 // instanceName is an instance's own name, the target of its SRV records.
 func (z *zone) instanceName(i *store.Instance) string {
-	return InstanceName(i, z.name)
+	return InstanceName(i, z.origin)
 }
 
 // InstanceName returns the name in DNS of an instance in the zone.

@@ -1,5 +1,5 @@
-// Package dnsserver is the authoritative DNS server for one zone, answered
-// from a [store.Registry] as it is at the moment of the query.
+// Package dnsserver is the authoritative DNS server for one zone and the
+// reverse zones of its addresses, answered from a [store.Registry] as it is at the moment of the query.
 //
 // The life of a query: the library unpacks it, handler.go turns away what gets
 // no answer, names.go finds which instances the name stands for, answer.go
@@ -56,6 +56,11 @@ type Config struct {
 	// Zone is the zone's name as [Zone] returns it. Default "service.".
 	Zone string
 
+	// Reverse are the prefixes whose reverse names are served as well, as
+	// [Reverse] returns them. The registry must find instances by these
+	// addresses ([store.Config]).
+	Reverse []netip.Prefix
+
 	// NameServers are the zone's, the first of them the SOA's. Default: ns
 	// below the zone, with the addresses that Listen gives.
 	NameServers []NameServer
@@ -88,6 +93,10 @@ type Config struct {
 
 	// CookieSecret is the key of DNS cookies. Default: one of its own.
 	CookieSecret CookieSecret
+
+	// NSID is this server's identity, and Version what it runs, for those who
+	// ask in class CHAOS. Each may have 255 octets; empty it is not told.
+	NSID, Version string
 
 	// Log gets what the operator should know. Default: the standard logger.
 	Log logrus.FieldLogger
@@ -123,7 +132,8 @@ func (c Config) withDefaults() Config {
 type Server struct {
 	cfg      Config
 	registry *store.Registry
-	zone     *zone
+	zone     *zone // of the services
+	zones    zones // that one and the reverse ones
 	addrs    []netip.AddrPort
 	tlsAddrs []netip.AddrPort
 	sockets  []net.PacketConn // UDP; Linux has one for each processor and address
@@ -174,7 +184,7 @@ func newServer(cfg Config) *Server {
 	return s
 }
 
-// setZone makes the zone from the config and the addresses that are bound.
+// setZone makes the zones from the config and the addresses that are bound.
 func (s *Server) setZone() {
 	servers := s.cfg.NameServers
 	if len(servers) == 0 {
@@ -182,9 +192,15 @@ func (s *Server) setZone() {
 	}
 	s.zone = &zone{
 		name:     s.cfg.Zone,
+		origin:   s.cfg.Zone,
 		servers:  withGlue(servers, s.cfg.Zone, s.addrs),
 		maxTTL:   s.cfg.MaxTTL,
 		emptyTTL: s.cfg.NegativeTTL,
+	}
+	s.zones = zones{s.zone.name: s.zone}
+	for _, p := range s.cfg.Reverse {
+		z := s.zone.reverse(p)
+		s.zones[z.name] = z
 	}
 }
 

@@ -50,7 +50,7 @@ func (s *Server) isTransfer(req *dns.Msg, from client) bool {
 		return false
 	}
 	_, ok := gate(req, from)
-	return ok && dns.CanonicalName(q.Name) == s.zone.name && (q.Qtype == dns.TypeAXFR || serialOf(req) != nil)
+	return ok && q.Qclass != dns.ClassCHAOS && s.zones[dns.CanonicalName(q.Name)] != nil && (q.Qtype == dns.TypeAXFR || serialOf(req) != nil)
 }
 
 // serialOf returns the serial that the client of an IXFR has.
@@ -67,14 +67,14 @@ func serialOf(req *dns.Msg) *uint32 {
 
 // refuseTransfer answers a query for a transfer that is not to be given, or
 // not this way.
-func (s *Server) refuseTransfer(r *response, q question, serial *uint32, from client) {
+func (s *Server) refuseTransfer(r *response, z *zone, q question, serial *uint32, from client) {
 	switch {
 	case !s.cfg.Transfer.allows(from):
 		r.Rcode = dns.RcodeRefused
 		r.explain(dns.ExtendedErrorCodeProhibited, "transfers are for those that --allow-transfer names")
 	case len(q.labels) > 0:
 		r.Rcode = dns.RcodeNotAuth
-		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "the zone here is "+s.zone.name)
+		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "the zone here is "+z.name)
 	case q.rrtype == dns.TypeAXFR:
 		r.Rcode = dns.RcodeRefused
 		r.explain(dns.ExtendedErrorCodeNotSupported, "AXFR goes over TCP")
@@ -83,7 +83,7 @@ func (s *Server) refuseTransfer(r *response, q question, serial *uint32, from cl
 		r.explain(dns.ExtendedErrorCodeOther, "IXFR has the client's SOA in the authority section")
 	default: // RFC 1995 section 2: what does not fit goes over TCP
 		r.Authoritative = true
-		r.Answer = []dns.RR{s.zone.soa(s.registry.Revision())}
+		r.Answer = []dns.RR{z.soa(s.registry.Revision())}
 	}
 }
 
@@ -94,14 +94,15 @@ func (c *stream) transfer(req *dns.Msg, from client) {
 	defer func() { <-s.passing }()
 	out := &transferWriter{stream: c, from: from, req: req}
 	out.begin()
+	z := s.zones[dns.CanonicalName(req.Question[0].Name)]
 	kind := "IXFR"
-	if req.Question[0].Qtype != dns.TypeIXFR || !s.sendChanges(out, *serialOf(req)) {
+	if req.Question[0].Qtype != dns.TypeIXFR || !s.sendChanges(out, z, *serialOf(req)) {
 		kind = "AXFR"
-		s.sendZone(out)
+		s.sendZone(out, z)
 	}
 	out.flush()
 	s.counts[from.transport].count(req.Question[0].Qtype, dns.RcodeSuccess)
-	log := s.cfg.Log.WithFields(logrus.Fields{"client": from.addr, "kind": kind, "records": out.records})
+	log := s.cfg.Log.WithFields(logrus.Fields{"client": from.addr, "zone": z.name, "kind": kind, "records": out.records})
 	if out.err != nil {
 		log.WithError(out.err).Warn("a zone transfer was cut off")
 		return
@@ -110,19 +111,19 @@ func (c *stream) transfer(req *dns.Msg, from client) {
 }
 
 // sendZone sends all of the zone, with the SOA first and last.
-func (s *Server) sendZone(out *transferWriter) {
+func (s *Server) sendZone(out *transferWriter, z *zone) {
 	snapshot := s.settled()
 	now := s.registry.Now()
-	soa := s.zone.soa(snapshot.Revision)
+	soa := z.soa(snapshot.Revision)
 	out.add(soa)
-	out.add(s.zone.fixed()...)
+	out.add(z.fixed()...)
 	slices.SortFunc(snapshot.Views, func(a, b *store.View) int { return cmp.Compare(a.Service, b.Service) })
 	for _, v := range snapshot.Views {
 		var instances []*store.Instance
 		for m := range v.Members(now) {
 			instances = append(instances, m.Instance)
 		}
-		out.add(s.zone.ofService(v.Service, instances)...)
+		out.add(z.ofService(v.Service, instances)...)
 		if out.err != nil {
 			return // the client has gone
 		}
@@ -153,11 +154,11 @@ func (s *Server) settled() store.Snapshot {
 
 // sendChanges sends what has changed since the client's serial, as one change,
 // and reports whether it could.
-func (s *Server) sendChanges(out *transferWriter, serial uint32) bool {
+func (s *Server) sendChanges(out *transferWriter, z *zone, serial uint32) bool {
 	at := s.registry.Revision()
 	behind := uint32(at) - serial // serials are on a circle (RFC 1982)
 	if behind == 0 || behind >= 1<<31 {
-		out.add(s.zone.soa(at)) // it has the newest
+		out.add(z.soa(at)) // it has the newest
 		return true
 	}
 	if uint64(behind) > uint64(at) {
@@ -169,11 +170,11 @@ func (s *Server) sendChanges(out *transferWriter, serial uint32) bool {
 	}
 	var gone, come []dns.RR
 	for _, c := range changes.Services {
-		g, m := s.zone.difference(c)
+		g, m := z.difference(c)
 		gone, come = append(gone, g...), append(come, m...)
 	}
-	soa := s.zone.soa(changes.To)
-	out.add(soa, s.zone.soa(changes.From))
+	soa := z.soa(changes.To)
+	out.add(soa, z.soa(changes.From))
 	out.add(gone...)
 	out.add(soa)
 	out.add(come...)

@@ -70,7 +70,7 @@ func (s *secondary) full(t *testing.T, list []dns.RR) {
 // and not all of the zone.
 func (s *secondary) follow(t *testing.T, conn net.Conn) (incremental bool) {
 	t.Helper()
-	list := transferred(t, conn, new(dns.Msg).SetIxfr("service.", s.soa.Serial, ".", "."))
+	list := transferred(t, conn, new(dns.Msg).SetIxfr(s.soa.Hdr.Name, s.soa.Serial, ".", "."))
 	if len(list) == 1 {
 		if soa := list[0].(*dns.SOA); soa.Serial != s.soa.Serial {
 			t.Errorf("nothing is new, but the serial is %d, not %d", soa.Serial, s.soa.Serial)

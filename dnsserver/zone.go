@@ -14,7 +14,9 @@ import (
 // zone is the fixed part of what is served: its name, its name servers and its
 // TTLs. Everything that changes is in the registry. A zone is never modified.
 type zone struct {
-	name     string // fully qualified, lower case
+	name     string       // fully qualified, lower case
+	origin   string       // the zone that instances have their names in: this one, but for a reverse zone
+	prefix   netip.Prefix // a reverse zone's addresses; otherwise not valid
 	servers  []NameServer
 	maxTTL   uint32
 	emptyTTL uint32 // of the SOA in a negative answer, and its MINIMUM
@@ -29,9 +31,35 @@ type NameServer struct {
 // registry is what answers are made from.
 type registry interface {
 	Service(name string) *store.View
+	Services(yield func(*store.View) bool)
 	HasTag(label string) bool
 	HasProtocol(p store.Protocol) bool
+	HasAddress(in netip.Prefix) bool
+	Holders(addr netip.Addr, yield func(*store.View, store.Member) bool)
 	Revision() store.Revision
+}
+
+// zones are all that is served, by name.
+type zones map[string]*zone
+
+// of returns the zone that a name is in, nil where it is in none: the one with
+// the longest name, where one is within another.
+func (zs zones) of(name string) *zone {
+	name = lowerASCII(name)
+	for off, end := 0, false; !end; off, end = dns.NextLabel(name, off) {
+		if z := zs[name[off:]]; z != nil {
+			return z
+		}
+	}
+	return nil
+}
+
+// names says which zones there are, for people; the first is given.
+func (zs zones) names(first *zone) string {
+	if n := len(zs) - 1; n > 0 {
+		return fmt.Sprintf("the zones here are %s and %d of reverse names", first.name, n)
+	}
+	return "the zone here is " + first.name
 }
 
 // Zone checks and returns a zone's name, fully qualified and in lower case. An
@@ -42,9 +70,10 @@ func Zone(name string) (string, error) {
 	if _, ok := dns.IsDomainName(name); !ok || name == "." || strings.ContainsFunc(name, bad) {
 		return "", fmt.Errorf("zone %q is no domain name below the root, of letters, digits and hyphens, such as service. is", name)
 	}
-	// An instance's own name is two labels of 63 octets at most below it.
-	if len(name)+2*64 > 254 {
-		return "", fmt.Errorf("zone %q is too long: with two labels of 63 octets before it a name would be over 255", name)
+	// A tag's name in DNS-SD is two labels of 63 octets at most below it, and
+	// _sub and _tcp.
+	if len(name)+2*64+2*5 > 254 {
+		return "", fmt.Errorf("zone %q is too long: with _tag._sub._service._tcp before it, tag and service of 62 octets, a name would be over 255", name)
 	}
 	return name, nil
 }
@@ -95,7 +124,7 @@ func (z *zone) soa(at store.Revision) *dns.SOA {
 	return &dns.SOA{
 		Hdr:     z.header(z.name, dns.TypeSOA, z.emptyTTL),
 		Ns:      z.servers[0].Name,
-		Mbox:    "hostmaster." + z.name,
+		Mbox:    "hostmaster." + z.origin,
 		Serial:  uint32(at), // the low 32 bits; serials compare modulo 2^32 (RFC 1982)
 		Refresh: uint32(soaRefresh / time.Second),
 		Retry:   uint32(soaRetry / time.Second),
