@@ -35,6 +35,8 @@ type serveFlags struct {
 	negativeTTL uint32
 	ednsSize    uint16
 	checkAllow  []string
+	reverse     []string
+	nsid        string
 
 	allowTransfer []string
 	notify        []string
@@ -60,6 +62,8 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.Uint32Var(&f.negativeTTL, "negative-ttl", 1, "how long caches may keep that a name does not exist, in `seconds`")
 	fs.StringSliceVar(&f.ns, "ns", nil, "a name server of the zone, `NAME[=IP]` (default ns below the zone, where --dns listens)")
 	fs.Uint16Var(&f.ednsSize, "edns-size", 1232, "the largest answer over UDP, in `octets`")
+	fs.StringSliceVar(&f.reverse, "reverse", nil, "answer reverse names of addresses in this prefix as well, `CIDR`: its in-addr.arpa or ip6.arpa zones")
+	fs.StringVar(&f.nsid, "nsid", "", "this server's identity, `text` of at most 255 octets (default the host name)")
 	fs.StringVar(&f.tokens, "tokens", "", "a YAML `file` of who may do what; SIGHUP has it read again")
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "the server's certificate, a PEM `file`: HTTPS on --http; SIGHUP has it read again")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "the key of --tls-cert, a PEM `file`")
@@ -190,6 +194,9 @@ func (f *serveFlags) check() error {
 	if f.maxTTL > math.MaxInt32 || f.negativeTTL > math.MaxInt32 {
 		return errors.New("--max-ttl and --negative-ttl: allowed are 0 to 2147483647") // RFC 2181 section 8
 	}
+	if len(f.nsid) > 255 {
+		return fmt.Errorf("--nsid: it has %d octets; allowed are 255", len(f.nsid)) // one TXT string (RFC 1035 section 3.3)
+	}
 	if len(f.dns) == 0 {
 		return errors.New("--dns: give at least one address")
 	}
@@ -232,6 +239,18 @@ func isLoopback(address string) bool {
 	return host == "localhost" || err == nil && a.Unmap().IsLoopback()
 }
 
+// zones reads --zone, --ns and --reverse.
+func (f *serveFlags) zones() (zone string, servers []dnsserver.NameServer, reverse []netip.Prefix, err error) {
+	if zone, err = dnsserver.Zone(f.zone); err != nil {
+		return "", nil, nil, fmt.Errorf("--zone: %w", err)
+	}
+	if servers, err = f.nameServers(zone); err != nil {
+		return "", nil, nil, err
+	}
+	reverse, err = dnsserver.Reverse(f.reverse, zone)
+	return zone, servers, reverse, err
+}
+
 // nameServers reads --ns. The addresses of one name may come one by one.
 func (f *serveFlags) nameServers(zone string) ([]dnsserver.NameServer, error) {
 	var servers []dnsserver.NameServer
@@ -262,6 +281,18 @@ func (f *serveFlags) nameServers(zone string) ([]dnsserver.NameServer, error) {
 		servers = []dnsserver.NameServer{{Name: "ns." + zone}}
 	}
 	return servers, nil
+}
+
+// identity returns --nsid, or the host name.
+func (f *serveFlags) identity() string {
+	if f.nsid != "" {
+		return f.nsid
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "" // then the server has none
+	}
+	return name
 }
 
 // logger returns the logger that the flags ask for, on w.

@@ -64,11 +64,7 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	if err != nil {
 		return usageError{err}
 	}
-	zone, err := dnsserver.Zone(f.zone)
-	if err != nil {
-		return usageError{fmt.Errorf("--zone: %w", err)}
-	}
-	servers, err := f.nameServers(zone)
+	zone, servers, reverse, err := f.zones()
 	if err != nil {
 		return usageError{err}
 	}
@@ -99,6 +95,7 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		Reserved:    reserved,
 		MaxTTL:      time.Duration(f.maxTTL) * time.Second,
 		Derive:      dnsserver.Compile(zone),
+		Addresses:   reverse,
 		SweepFailed: func(err error) { logSweep(log, err) },
 	})
 	if err != nil {
@@ -121,10 +118,13 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		TLSConfig:   files.dnsTLS(),
 		Sockets:     sockets.dns,
 		Zone:        zone,
+		Reverse:     reverse,
 		NameServers: servers,
 		MaxTTL:      f.maxTTL,
 		NegativeTTL: f.negativeTTL,
 		EDNSSize:    f.ednsSize,
+		NSID:        f.identity(),
+		Version:     "roster " + version(),
 		Transfer:    transfers.acl,
 		Notify:      transfers.notify,
 		Keys:        transfers.keys,
