@@ -46,7 +46,8 @@ func blocks(t *testing.T, path string) []block {
 }
 
 // Every command in a document works, and prints what the document says: the
-// lines after "$ ", in the order of the page, against one fresh server.
+// lines after "$ ", in the order of the page, against one fresh server. It has
+// the flags that a page says it has.
 func TestDocuments(t *testing.T) {
 	docs, err := filepath.Glob("../docs/*.md")
 	if err != nil {
@@ -58,7 +59,7 @@ func TestDocuments(t *testing.T) {
 			t.Parallel()
 			tool(t, "curl")
 			tool(t, "dig")
-			r := startRoster(t, t.TempDir())
+			r := startRoster(t, t.TempDir(), "--reverse", "10.0.0.0/8", "--nsid", "ns1")
 			for _, b := range blocks(t, path) {
 				switch b.lang {
 				case "console":

@@ -167,6 +167,14 @@ func messageSize(t *testing.T, dig string) int {
 	return n
 }
 
+// resolver is Go's own resolver, asking the server.
+func (r *roster) resolver() *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, r.dns)
+	}}
+}
+
 // Go's own resolver, which many services have inside.
 func TestGoResolver(t *testing.T) {
 	t.Parallel()
@@ -176,10 +184,7 @@ func TestGoResolver(t *testing.T) {
 	for k := range 100 { // too many for UDP
 		r.register(t, "many", fmt.Sprintf("i%d", k), fmt.Sprintf(`{"address":"10.0.2.%d"}`, k+1))
 	}
-	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, network, r.dns)
-	}}
+	resolver := r.resolver()
 	_, srvs, err := resolver.LookupSRV(t.Context(), "web", "tcp", "service.")
 	if err != nil || len(srvs) != 2 || srvs[0].Target != "a1.web.service." || srvs[0].Port != 8080 || srvs[1].Port != 8081 {
 		t.Errorf("LookupSRV: %+v, %v", srvs, err)
