@@ -151,3 +151,29 @@ func TestSafeAfterFollowsBrowsing(t *testing.T) {
 		})
 	}
 }
+
+// Where the registry changes all the time, answers are made from views that
+// have been noted with the largest TTL beforehand. They are the same.
+func TestNotedBeforehand(t *testing.T) {
+	for _, question := range []string{"_services._dns-sd._udp.service. PTR", "_web._tcp.service. PTR", "1.0.0.10.in-addr.arpa. PTR", "web.service. A"} {
+		synctest.Test(t, func(t *testing.T) {
+			s, r := reverseServer(t, "10.0.0.0/8")
+			storetest.Register(t, r, instance("web", "a1", "10.0.0.1"))
+			storetest.Register(t, r, instance("web", "a2", "10.0.0.2", lease(20*time.Second)))
+			storetest.Register(t, r, instance("db", "d1", "10.0.0.1", lease(20*time.Second)))
+			name, rrtype, _ := strings.Cut(question, " ")
+			got := text(s.Noted(name, dns.StringToType[rrtype]))
+			gone, err := r.Deregister(t.Context(), "web", "a1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if after := time.Until(gone.SafeAfter); after != 31*time.Second {
+				t.Errorf("%s: safe after %v, want 31s", question, after)
+			}
+			storetest.Register(t, r, instance("web", "a1", "10.0.0.1"))
+			if want := text(s.Respond(query(question, 0), true).Answer); len(got) == 0 || !slices.Equal(got, want) {
+				t.Errorf("%s: %q, want %q", question, got, want)
+			}
+		})
+	}
+}

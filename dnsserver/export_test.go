@@ -25,6 +25,15 @@ func (o Offline) Respond(req *dns.Msg, stream bool) *dns.Msg {
 	return o.s.respond(req, from(stream))
 }
 
+// Noted returns what is answered to a question where others had to be made
+// again too often: see settle.
+func (o Offline) Noted(name string, rrtype uint16) []dns.RR {
+	z, now := o.s.zones.of(name), o.s.registry.Now()
+	labels, _ := below(z.name, name)
+	reg := noted{o.s.registry, now, now.Add(keptFor(z.maxTTL))}
+	return rrs(z.answer(reg, question{name: name, labels: labels, rrtype: rrtype}, now).records)
+}
+
 // Client is where queries come from.
 var Client = netip.MustParseAddr("198.51.100.100")
 

@@ -221,6 +221,7 @@ func TestReverseTransfers(t *testing.T) {
 			if !slices.Equal(got, want) {
 				t.Fatalf("the copy has\n%s\na full transfer has\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
+			fresh.checkTTLs(t)
 			left := map[string]bool{}
 			for _, rr := range fresh.records {
 				left[withoutTTL(rr)] = true

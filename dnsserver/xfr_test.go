@@ -156,6 +156,7 @@ func TestTransfersFollow(t *testing.T) {
 // equalsQueries asks for every name that there could be.
 func equalsQueries(t *testing.T, s dnsserver.Offline, r *store.Registry, zone secondary) {
 	t.Helper()
+	zone.checkTTLs(t)
 	left := map[string]bool{}
 	for _, rr := range zone.records {
 		left[withoutTTL(rr)] = true
@@ -175,6 +176,18 @@ func equalsQueries(t *testing.T, s dnsserver.Offline, r *store.Registry, zone se
 	}
 	for key := range left {
 		t.Errorf("%s is in the transfer, and is no answer", key)
+	}
+}
+
+// checkTTLs checks that every RRset has one TTL (RFC 2181 section 5.2).
+func (s *secondary) checkTTLs(t *testing.T) {
+	t.Helper()
+	for key, set := range rrsets(slices.Collect(maps.Values(s.records))) {
+		for _, rr := range set {
+			if rr.Header().Ttl != set[0].Header().Ttl {
+				t.Errorf("%v has several TTLs in the transfer: %v", key, set)
+			}
+		}
 	}
 }
 
