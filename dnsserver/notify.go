@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/sirupsen/logrus"
 
 	"github.com/rosterdns/roster/store"
 )
@@ -30,23 +31,23 @@ const (
 	notifyWait  = time.Second
 )
 
-// notify tells one secondary of every change until ctx is done, and at the
-// start of the present state.
-func (s *Server) notify(ctx context.Context, to Secondary) {
-	log := s.cfg.Log.WithField("secondary", to.Addr)
-	silent := false
+// notify tells one secondary of every change of a zone until ctx is done, and
+// at the start of the present state.
+func (s *Server) notify(ctx context.Context, to Secondary, z *zone) {
+	log := s.cfg.Log.WithFields(logrus.Fields{"secondary": to.Addr, "zone": z.name})
+	failed := false
 	for ctx.Err() == nil {
 		at := s.registry.Revision()
-		err := s.notifyOnce(ctx, to, at)
+		err := s.notifyOnce(ctx, to, z, at)
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil && !silent:
-			log.WithError(err).Warnf("a secondary does not acknowledge NOTIFY (--notify): it finds changes only by its own refresh, every %v", soaRefresh)
-		case err == nil && silent:
+		case err != nil && !failed:
+			log.WithError(err).Warnf("a secondary does not acknowledge NOTIFY (--notify): if it has the zone it finds changes by its own refresh only, every %v", soaRefresh)
+		case err == nil && failed:
 			log.Info("the secondary acknowledges NOTIFY again")
 		}
-		silent = err != nil
+		failed = err != nil
 		if !sleep(ctx, notifyPause) {
 			return
 		}
@@ -57,27 +58,30 @@ func (s *Server) notify(ctx context.Context, to Secondary) {
 	}
 }
 
-// notifyOnce sends a NOTIFY until it is acknowledged.
-func (s *Server) notifyOnce(ctx context.Context, to Secondary, at store.Revision) error {
-	var err error
+// notifyOnce sends a NOTIFY until there is an answer to it.
+func (s *Server) notifyOnce(ctx context.Context, to Secondary, z *zone, at store.Revision) error {
 	for wait := notifyWait; ; wait *= 2 {
-		if err = s.sendNotify(ctx, to, at, wait); err == nil {
-			return nil
+		answered, err := s.sendNotify(ctx, to, z, at, wait)
+		if answered {
+			return err // it has heard, whatever it thinks of it
 		}
 		if wait >= notifyWait<<(notifyTries-1) {
 			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		// Newer changes go with the next try.
 		at = s.registry.Revision()
 	}
 }
 
-// sendNotify sends one NOTIFY and waits for its acknowledgement, for so long in
-// all, answer or not.
-func (s *Server) sendNotify(ctx context.Context, to Secondary, at store.Revision, wait time.Duration) error {
-	m := new(dns.Msg).SetNotify(s.zone.name)
+// sendNotify sends one NOTIFY and waits for the answer to it; without one it
+// takes as long as the wait.
+func (s *Server) sendNotify(ctx context.Context, to Secondary, z *zone, at store.Revision, wait time.Duration) (answered bool, err error) {
+	m := new(dns.Msg).SetNotify(z.name)
 	m.Id = uint16(rand.Uint32())
-	m.Answer = []dns.RR{s.zone.soa(at)}
+	m.Answer = []dns.RR{z.soa(at)}
 	c := dns.Client{Timeout: wait}
 	if to.Key != nil {
 		c.TsigSecret = map[string]string{to.Key.Name: to.Key.secret}
@@ -85,13 +89,14 @@ func (s *Server) sendNotify(ctx context.Context, to Secondary, at store.Revision
 	}
 	deadline := time.Now().Add(wait)
 	resp, _, err := c.ExchangeContext(ctx, m, to.Addr)
-	if err == nil && resp.Rcode != dns.RcodeSuccess {
+	if err != nil {
+		sleep(ctx, time.Until(deadline))
+		return false, err
+	}
+	if resp.Rcode != dns.RcodeSuccess {
 		err = fmt.Errorf("it answers %s", dns.RcodeToString[resp.Rcode])
 	}
-	if err != nil && !sleep(ctx, time.Until(deadline)) {
-		return ctx.Err()
-	}
-	return err
+	return true, err
 }
 
 // sleep waits, and reports whether ctx is not done yet.

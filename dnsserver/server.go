@@ -318,7 +318,9 @@ func (s *Server) Serve(ctx context.Context) error {
 		g.Go(func() error { return l.serve(ctx) })
 	}
 	for _, to := range s.cfg.Notify {
-		g.Go(func() error { s.notify(ctx, to); return nil })
+		for _, z := range s.zones {
+			g.Go(func() error { s.notify(ctx, to, z); return nil })
+		}
 	}
 	return g.Wait()
 }

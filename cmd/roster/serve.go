@@ -211,14 +211,14 @@ func readyLine(f *serveFlags, zone string, d *dnsserver.Server, h *httpapi.Serve
 	for _, a := range d.Addrs() {
 		addrs = append(addrs, a.String())
 	}
-	dot := ""
+	dot := strings.Builder{}
 	for _, a := range d.TLSAddrs() {
-		dot += fmt.Sprintf(", %s (TLS)", a)
+		fmt.Fprintf(&dot, ", %s (TLS)", a)
 	}
 	scheme := "http"
 	if f.tlsCert != "" {
 		scheme = "https"
 	}
 	return fmt.Sprintf("roster is ready: zone %s on DNS %s (UDP and TCP)%s, HTTP API on %s://%s, store %s",
-		zone, strings.Join(addrs, ", "), dot, scheme, h.Addr(), f.store)
+		zone, strings.Join(addrs, ", "), dot.String(), scheme, h.Addr(), f.store)
 }
