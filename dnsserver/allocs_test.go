@@ -18,7 +18,15 @@ func TestFastAllocatesNothing(t *testing.T) {
 	town(t, r)
 	crowdOf(t, r, "crowd", 20)
 	crowdOf(t, r, "city", 300)
-	f := dnsserver.NewOffline(townConfig(r)).NewFast()
+	limited := townConfig(r)
+	limited.RRL = 50 // so that some of the runs are below it and some over
+	for _, cfg := range []dnsserver.Config{townConfig(r), limited} {
+		allocatesNothing(t, dnsserver.NewOffline(cfg).NewFast())
+	}
+}
+
+func allocatesNothing(t *testing.T, f dnsserver.Fast) {
+	t.Helper()
 	buf := make([]byte, 0, 4096)
 	for _, q := range []string{
 		"web.service. A", "web.service. SRV", "_web._tcp.service. SRV", "crowd.service. A", "crowd.service. SRV", "a1.web.service. A",
@@ -26,7 +34,11 @@ func TestFastAllocatesNothing(t *testing.T) {
 		"city.service. A", "city.service. SRV",
 	} {
 		for _, edns := range []uint16{0, 1232} {
-			packet, err := query(q, edns).Pack()
+			m := query(q, edns)
+			if edns > 0 && q[0] == 'w' {
+				m.IsEdns0().Option = []dns.EDNS0{option(dns.EDNS0COOKIE, "12345678")}
+			}
+			packet, err := m.Pack()
 			if err != nil {
 				t.Fatal(err)
 			}

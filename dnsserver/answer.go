@@ -29,8 +29,9 @@ type answer struct {
 	authority []dns.RR
 	glue      [][]dns.RR // additional RRsets of the name servers
 
-	weighted bool   // the order of the records is drawn by weight, else evenly
-	why      string // for people, where there are no records
+	at       store.Revision // of the registry: never newer than what the answer stands for
+	weighted bool           // the order of the records is drawn by weight, else evenly
+	why      string         // for people, where there are no records
 
 	views []*store.View // whose instances the records are of
 	keep  uint32        // the largest TTL of an instance's record: how long caches may keep something of it
@@ -50,7 +51,7 @@ type record struct {
 func (z *zone) answer(reg registry, q question, now store.Instant) answer {
 	revision := reg.Revision() // first, so that it is never newer than what it stands for
 	n := z.find(reg, q.labels, now)
-	a := answer{rcode: dns.RcodeSuccess}
+	a := answer{rcode: dns.RcodeSuccess, at: revision}
 	switch {
 	case !n.exists:
 		a.rcode = dns.RcodeNameError

@@ -1,6 +1,9 @@
 package dnsserver
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // transport is the way a query came.
 type transport uint8
@@ -21,12 +24,15 @@ func (t transport) String() string { return [...]string{"udp", "tcp", "tls", "ht
 // turn to.
 func (t transport) stream() bool { return t != overUDP }
 
-// encrypted reports whether nobody on the way reads along.
+// encrypted reports whether nobody on the way reads along, so that sizes are
+// what there is left to hide (RFC 8467).
 func (t transport) encrypted() bool { return t == overTLS || t == overHTTPS }
 
 // client is who sent a query, and how.
 type client struct {
 	addr netip.Addr
 	transport
-	sig *signature // of the query, nil: none
+	sig  *signature    // of the query, nil: none
+	opt  *wireOPT      // of the query, nil: the client does not speak EDNS
+	idle time.Duration // how long its connection may be without a query; 0 where that is not ours to say
 }

@@ -18,6 +18,7 @@ type counts struct {
 	dropped   atomic.Uint64 // packets without an answer: responses, or more than could be answered
 	cut       atomic.Uint64 // answers that no message holds whole (P4)
 	refused   atomic.Uint64 // connections over the limit
+	limited   atomic.Uint64 // responses over the rate limit, slipped
 
 	_ [64]byte // the next one's are on other cache lines
 }
@@ -57,6 +58,7 @@ type Totals struct {
 	Ordinary  uint64 // queries that the fast path left to the ordinary one
 	Dropped   uint64 // packets that got no answer
 	Refused   uint64 // connections over the limits
+	Limited   uint64 // responses over the rate limit: TC or BADCOOKIE stood for them
 	Conns     int    // connections that are open
 }
 
@@ -90,6 +92,7 @@ func (s *Server) Totals() Totals {
 			sum.Ordinary += c.left.Load()
 			sum.Dropped += c.dropped.Load()
 			sum.Refused += c.refused.Load()
+			sum.Limited += c.limited.Load()
 		}
 	}
 	for _, l := range s.streams {

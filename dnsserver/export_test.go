@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/miekg/dns"
+
+	"github.com/rosterdns/roster/store"
 )
 
 // Offline is a server without sockets, so that it can live in a bubble of fake
@@ -22,7 +24,27 @@ func NewOffline(cfg Config) Offline {
 // Respond returns the response to a query that came over UDP or, with stream,
 // over TCP.
 func (o Offline) Respond(req *dns.Msg, stream bool) *dns.Msg {
-	return o.s.respond(req, from(stream))
+	c := from(stream)
+	c.opt = optOf(req)
+	return o.s.respond(req, c).Msg
+}
+
+// optOf returns a message's OPT record as it would be in a packet.
+func optOf(m *dns.Msg) *wireOPT {
+	if m.IsEdns0() == nil {
+		return nil
+	}
+	only := &dns.Msg{}
+	for _, rr := range m.Extra {
+		if rr.Header().Rrtype == dns.TypeOPT {
+			only.Extra = append(only.Extra, rr)
+		}
+	}
+	b, err := only.Pack()
+	if err != nil {
+		panic(err)
+	}
+	return readOPT(b)
 }
 
 // Noted returns what is answered to a question where others had to be made
@@ -114,3 +136,38 @@ func (o Offline) Totals() Totals { return o.s.Totals() }
 func CookieAnswer(secret CookieSecret, cookie []byte, addr netip.Addr, unix uint32) (out []byte, known bool) {
 	return secret.appendAnswer(nil, cookie, addr, unix)
 }
+
+// PacketFrom returns the response to a packet over UDP from an address: the
+// fast path's where it has one, as in the loops.
+func (o Offline) PacketFrom(f Fast, msg []byte, addr netip.Addr) []byte {
+	from := client{addr: addr, transport: overUDP}
+	f.f.begin()
+	if b, ok := f.f.answer(make([]byte, 0, maxUDP), msg, from); ok {
+		return b
+	}
+	return o.s.answerPacket(msg, from)
+}
+
+// OrdinaryFrom is that of the ordinary path alone.
+func (o Offline) OrdinaryFrom(msg []byte, addr netip.Addr) []byte {
+	return o.s.answerPacket(msg, client{addr: addr, transport: overUDP})
+}
+
+// Padded pads a response as one over an encrypted transport.
+func Padded(m *dns.Msg, limit int) *dns.Msg {
+	r := &response{Msg: m, opt: m.IsEdns0(), limit: limit}
+	r.pad()
+	return m
+}
+
+// OPTSize returns what a packet's OPT record says that the client takes, 0
+// without one.
+func OPTSize(packet []byte) uint16 {
+	if o := readOPT(packet); o != nil {
+		return max(o.size, plainSize)
+	}
+	return 0
+}
+
+// CountLimited returns a rate limiter's count of a kind, by its hash.
+func CountLimited() func(hash uint64, now store.Instant) uint32 { return newLimiter(1).count }

@@ -20,10 +20,12 @@ type fastPath struct {
 	registry *store.Registry
 	counts   *counts
 	secret   *CookieSecret
+	limiter  *limiter
 	size     uint16 // EDNS, the server's
 	maxTTL   uint32
 	zone     []byte // in wire format, lower case
 	soa      *soaWire
+	zoneName []byte          // as text
 	hosts    map[string]bool // labels directly below the zone that name servers take
 	rnd      *rand.Rand
 
@@ -31,9 +33,11 @@ type fastPath struct {
 	q      wireQuery
 	stream bool
 	cookie []byte // of the response, nil: none
+	known  bool   // the client has shown a good one
 	memory [cookieSize]byte
 	order  [compileMost]uint16
 	drawn  [compileMost]uint32
+	kind   [kindMost]byte
 }
 
 func (s *Server) newFastPath(c *counts) *fastPath {
@@ -42,9 +46,11 @@ func (s *Server) newFastPath(c *counts) *fastPath {
 		registry: s.registry,
 		counts:   c,
 		secret:   &s.cfg.CookieSecret,
+		limiter:  s.limiter,
 		size:     s.cfg.EDNSSize,
 		maxTTL:   z.maxTTL,
 		zone:     wireName(z.name),
+		zoneName: []byte(z.name),
 		hosts:    map[string]bool{},
 		rnd:      rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 	}
@@ -66,10 +72,20 @@ func (f *fastPath) answer(dst, msg []byte, from client) ([]byte, bool) {
 	if !q.parse(msg, f.zone) || q.n == 0 || q.n == maxLabels || q.rrtype == dns.TypeAXFR || q.rrtype == dns.TypeIXFR {
 		return dst, false
 	}
-	f.stream, f.cookie = from.stream(), nil
+	f.stream, f.cookie, f.known = from.stream(), nil, false
 	if q.cookie != nil {
-		f.cookie, _ = f.secret.appendAnswer(f.memory[:0], q.cookie, from.addr, uint32(time.Now().Unix()))
+		f.cookie, f.known = f.secret.appendAnswer(f.memory[:0], q.cookie, from.addr, uint32(time.Now().Unix()))
 	}
+	dst, ok := f.find(dst, msg)
+	if ok && f.limiter != nil {
+		dst = f.limited(dst, from)
+	}
+	return dst, ok
+}
+
+// find answers for the name that was asked.
+func (f *fastPath) find(dst, msg []byte) ([]byte, bool) {
+	q := &f.q
 	switch q.n {
 	case 1:
 		return f.service(dst, msg, q.label(0))

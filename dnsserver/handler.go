@@ -29,65 +29,63 @@ func accept(h dns.Header) dns.MsgAcceptAction {
 }
 
 // respond makes the response to a query that accept let through.
-func (s *Server) respond(req *dns.Msg, from client) *dns.Msg {
+func (s *Server) respond(req *dns.Msg, from client) *response {
 	r := s.reply(req, from)
-	if r.Rcode != dns.RcodeSuccess {
-		return r.Msg
-	}
 	if code, ok := gate(req, from); !ok {
 		r.Rcode = code
-		return r.Msg
+	} else if r.Rcode == dns.RcodeSuccess {
+		s.decide(r, req, from)
 	}
+	r.end(from)
+	return r
+}
+
+// decide puts into the response what there is to say to the query.
+func (s *Server) decide(r *response, req *dns.Msg, from client) {
 	if req.Question[0].Qclass == dns.ClassCHAOS {
 		s.identify(r)
-		return r.Msg
+		return
 	}
 	q := question{name: req.Question[0].Name, rrtype: req.Question[0].Qtype}
 	z := s.zones.of(q.name)
 	if z == nil {
 		r.Rcode = dns.RcodeRefused
 		r.explain(dns.ExtendedErrorCodeNotAuthoritative, s.zones.names(s.zone))
-		return r.Msg
+		return
 	}
 	q.labels, _ = below(z.name, q.name)
 	if q.rrtype == dns.TypeAXFR || q.rrtype == dns.TypeIXFR {
 		s.refuseTransfer(r, z, q, serialOf(req), from)
-		return r.Msg
+		return
 	}
 	if !r.stream {
 		q.most = r.limit/smallestRecord + 1 // with so many TC is sure
 	}
 	r.Authoritative = true
-	if whole := r.fill(z, s.settle(z, q)); !whole {
+	r.zone = z.name
+	a := s.settle(z, q)
+	r.addVersion(z.soa(a.at), q)
+	if whole := r.fill(z, a); !whole {
 		s.counts[from.transport].cut.Add(1)
 	}
-	return r.Msg
 }
 
 // gate returns the response code for a query that gets no answer whatever its
 // name is.
 func gate(req *dns.Msg, from client) (rcode int, ok bool) {
-	opts := 0
 	for k, rr := range req.Extra {
-		switch rr.Header().Rrtype {
-		case dns.TypeOPT:
-			opts++
-		case dns.TypeTSIG:
-			if k < len(req.Extra)-1 {
-				return dns.RcodeFormatError, false // RFC 8945 section 5.1
-			}
+		if t, ok := rr.(*dns.TSIG); ok && (k < len(req.Extra)-1 || hollow(t)) {
+			return dns.RcodeFormatError, false // RFC 8945 section 5.1
 		}
 	}
-	if opts > 1 {
-		return dns.RcodeFormatError, false // RFC 6891 section 6.1.1
-	}
-	if from.sig.failed() {
+	switch class := req.Question[0].Qclass; {
+	case from.opt != nil && from.opt.broken:
+		return dns.RcodeFormatError, false // RFC 6891 sections 6.1.1 and 6.1.2
+	case from.sig.failed():
 		return dns.RcodeNotAuth, false // RFC 8945 section 5.2
-	}
-	if opt := req.IsEdns0(); opt != nil && opt.Version() != 0 {
-		return dns.RcodeBadVers, false
-	}
-	if class := req.Question[0].Qclass; class != dns.ClassINET && class != dns.ClassANY && class != dns.ClassCHAOS {
+	case from.opt != nil && from.opt.version != 0:
+		return dns.RcodeBadVers, false // RFC 6891 section 6.1.3
+	case class != dns.ClassINET && class != dns.ClassANY && class != dns.ClassCHAOS:
 		return dns.RcodeRefused, false
 	}
 	return 0, true

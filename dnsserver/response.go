@@ -1,15 +1,14 @@
 package dnsserver
 
 import (
-	"encoding/hex"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/miekg/dns"
 )
 
-// EDNS(0), sizes, truncation and the choice of what is left out live here only.
+// Sizes, truncation and the choice of what is left out live here only; the
+// options of EDNS(0) are in edns.go.
 
 const (
 	// plainSize is what a client takes over UDP without EDNS (RFC 1035 4.2.1).
@@ -25,8 +24,10 @@ const (
 type response struct {
 	*dns.Msg
 	opt    *dns.OPT // nil: the client did not speak EDNS
+	asks   options  // what the OPT record of the query asks for
 	limit  int      // octets
 	stream bool     // over TCP: there is no larger transport to turn to
+	zone   string   // that the name is in; "" while it is in none
 }
 
 // reply begins the response to a query: with the flags, and where the client
@@ -35,15 +36,10 @@ type response struct {
 func (s *Server) reply(req *dns.Msg, from client) *response {
 	r := &response{Msg: new(dns.Msg).SetReply(req), limit: plainSize, stream: from.stream()}
 	r.Compress = true
-	if asked := req.IsEdns0(); asked != nil {
-		r.opt = &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}}
-		r.opt.SetUDPSize(s.cfg.EDNSSize)
-		r.opt.SetDo(asked.Do()) // RFC 3225 section 3
-		r.limit = int(min(max(asked.UDPSize(), plainSize), s.cfg.EDNSSize))
-		r.Extra = []dns.RR{r.opt}
-		for _, o := range asked.Option {
-			s.takeOption(r, o, from)
-		}
+	if from.opt != nil {
+		r.limit = int(min(max(from.opt.size, plainSize), s.cfg.EDNSSize))
+		s.speakEDNS(r, from.opt)
+		s.takeOptions(r, from.opt, from)
 	}
 	if r.stream {
 		r.limit = streamSize
@@ -52,24 +48,51 @@ func (s *Server) reply(req *dns.Msg, from client) *response {
 	return r
 }
 
-// takeOption does what an option of the query asks for. Unknown ones are
-// ignored (RFC 6891 section 6.1.2).
-func (s *Server) takeOption(r *response, option dns.EDNS0, from client) {
-	if o, ok := option.(*dns.EDNS0_COOKIE); ok {
-		cookie, err := hex.DecodeString(o.Cookie)
-		if err != nil || !cookieLen(len(cookie)) {
-			r.Rcode = dns.RcodeFormatError // RFC 7873 section 5.2.2
-			return
-		}
-		full, _ := s.cfg.CookieSecret.appendAnswer(nil, cookie, from.addr, uint32(time.Now().Unix()))
-		r.opt.Option = append(r.opt.Option, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: hex.EncodeToString(full)})
+// refusal is the response to a message that is not looked into: a header, and
+// the OPT record where the message has one that can be read. Without it the
+// client would take us for a server that does not speak EDNS.
+func (s *Server) refusal(packet []byte, rcode int) *response {
+	h := parseHeader(packet)
+	r := &response{Msg: new(dns.Msg), limit: plainSize}
+	r.Id = h.Id
+	r.Response = true
+	r.Opcode = int(h.Bits>>11) & 0xf
+	r.RecursionDesired = h.Bits&flagRD != 0
+	r.Rcode = rcode
+	if o := readOPT(packet); o != nil {
+		s.speakEDNS(r, o)
+	}
+	return r
+}
+
+// end brings the response to its end: it is within the limit, and padded where
+// that was asked for.
+func (r *response) end(from client) {
+	r.bound()
+	if r.asks.padding && from.encrypted() {
+		r.pad()
 	}
 }
 
-// explain adds an Extended DNS Error (RFC 8914), where the client speaks EDNS.
-func (r *response) explain(code uint16, text string) {
+// bound holds to its limit a response whose question, authority and options
+// alone are over it: long names of name servers do that. What is for people
+// goes first.
+func (r *response) bound() {
+	for _, code := range []uint16{dns.EDNS0EDE, dns.EDNS0NSID} {
+		if r.Len() <= r.limit {
+			return
+		}
+		if r.opt != nil {
+			r.opt.Option = slices.DeleteFunc(r.opt.Option, func(o dns.EDNS0) bool { return o.Option() == code })
+		}
+	}
+	if r.Len() <= r.limit {
+		return
+	}
+	r.Truncated = true
+	r.Answer, r.Ns, r.Extra = nil, nil, nil
 	if r.opt != nil {
-		r.opt.Option = append(r.opt.Option, &dns.EDNS0_EDE{InfoCode: code, ExtraText: text})
+		r.Extra = []dns.RR{r.opt}
 	}
 }
 

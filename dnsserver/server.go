@@ -95,8 +95,12 @@ type Config struct {
 	CookieSecret CookieSecret
 
 	// NSID is this server's identity, and Version what it runs, for those who
-	// ask in class CHAOS. Each may have 255 octets; empty it is not told.
+	// ask: by NSID (RFC 5001), and in class CHAOS. Each may have 255 octets; empty it is not told.
 	NSID, Version string
+
+	// RRL is how many responses of one kind a second clients of one /24 or
+	// /56 get over UDP before the others say TC. Default: no limit.
+	RRL uint16
 
 	// Log gets what the operator should know. Default: the standard logger.
 	Log logrus.FieldLogger
@@ -142,6 +146,7 @@ type Server struct {
 	ordinary *ordinary
 	batches  sync.Pool     // of *streamBatch
 	passing  chan struct{} // has an element for each transfer under way
+	limiter  *limiter      // nil: no limit
 
 	counts     [transports]counts // of the ordinary path, and of streams
 	loopCounts []*counts          // of each UDP socket
@@ -176,7 +181,7 @@ func New(cfg Config) (*Server, error) {
 
 // newServer makes a server that listens nowhere yet.
 func newServer(cfg Config) *Server {
-	s := &Server{cfg: cfg, registry: cfg.Registry, keys: map[string]*TSIGKey{}, passing: make(chan struct{}, maxTransfers)}
+	s := &Server{cfg: cfg, registry: cfg.Registry, limiter: newLimiter(cfg.RRL), keys: map[string]*TSIGKey{}, passing: make(chan struct{}, maxTransfers)}
 	for _, k := range cfg.Keys {
 		s.keys[k.Name] = &k
 	}

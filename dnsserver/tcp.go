@@ -273,6 +273,7 @@ func (c *stream) leave(msg []byte, wait bool) bool {
 // and what is asked meanwhile does not wait for it.
 func (c *stream) answerSlowly(packet []byte) {
 	from := c.client
+	from.idle = c.idle()
 	req, out := c.server.read(packet, &from)
 	switch {
 	case req == nil:

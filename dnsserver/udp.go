@@ -76,17 +76,17 @@ func (s *Server) read(packet []byte, from *client) (req *dns.Msg, refused []byte
 		counts.dropped.Add(1)
 		return nil, nil
 	}
-	h := parseHeader(packet)
 	req = new(dns.Msg)
-	switch action := accept(h); {
+	switch action := accept(parseHeader(packet)); {
 	case action == dns.MsgIgnore:
 		counts.dropped.Add(1)
 		return nil, nil
 	case action == dns.MsgRejectNotImplemented:
-		return nil, s.pack(refusal(h, dns.RcodeNotImplemented), dns.TypeNone, *from)
-	case action != dns.MsgAccept || req.Unpack(packet) != nil || len(req.Question) != 1:
-		return nil, s.pack(refusal(h, dns.RcodeFormatError), dns.TypeNone, *from)
+		return nil, s.pack(s.refusal(packet, dns.RcodeNotImplemented), dns.TypeNone, *from)
+	case action != dns.MsgAccept || unpack(req, packet) != nil || len(req.Question) != 1:
+		return nil, s.pack(s.refusal(packet, dns.RcodeFormatError), dns.TypeNone, *from)
 	}
+	from.opt = readOPT(packet)
 	from.sig = s.verify(packet, req)
 	return req, nil
 }
@@ -98,27 +98,31 @@ func (s *Server) answerRequest(req *dns.Msg, from client) []byte {
 
 // pack brings a response into wire format, signed where the query was, and
 // counts it.
-func (s *Server) pack(resp *dns.Msg, rrtype uint16, from client) []byte {
+func (s *Server) pack(r *response, rrtype uint16, from client) []byte {
 	counts := &s.counts[from.transport]
-	b, err := from.sig.pack(resp)
+	b, err := from.sig.pack(r.Msg)
 	if err != nil {
 		counts.dropped.Add(1)
 		return nil // a name that can be unpacked and not packed: let it time out
 	}
-	counts.count(rrtype, resp.Rcode)
-	if resp.Truncated {
+	counts.count(rrtype, r.Rcode)
+	if r.Truncated {
 		counts.truncated.Add(1)
 	}
-	return b
+	return s.limited(b, r, from)
 }
 
-// refusal is a response with a header and nothing else.
-func refusal(h dns.Header, rcode int) *dns.Msg {
-	m := new(dns.Msg)
-	m.Id = h.Id
-	m.Response = true
-	m.Opcode = int(h.Bits>>11) & 0xf
-	m.RecursionDesired = h.Bits&flagRD != 0
-	m.Rcode = rcode
-	return m
+// unpack has the library take a message apart. It knows more options of EDNS
+// than are answered here, and refuses a message for what is wrong in one of
+// them; such options are to be ignored.
+func unpack(m *dns.Msg, packet []byte) error {
+	err := m.Unpack(packet)
+	if err == nil {
+		return nil
+	}
+	plain := append([]byte(nil), packet...)
+	if o := readOPT(plain); o == nil || o.broken || !maskOptions(o.options) {
+		return err
+	}
+	return m.Unpack(plain)
 }

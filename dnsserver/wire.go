@@ -42,6 +42,9 @@ const (
 	optionCookie = 10      // RFC 7873
 	optionEDE    = 15      // RFC 8914
 	rcodeNX      = 3
+	rcodeMask    = 0xf // of the header's flags
+
+	badCookieLow, badCookieHigh = dns.RcodeBadCookie & rcodeMask, dns.RcodeBadCookie >> 4
 
 	maxName    = 255
 	maxPointer = 1<<14 - 1 // the largest offset that a compression pointer holds
@@ -113,6 +116,111 @@ func (q *wireQuery) parseOPT(b []byte) bool {
 	}
 	q.cookie = options[optionHead:]
 	return cookieLen(len(q.cookie))
+}
+
+// wireOPT is the OPT record of any query. It refers to the message.
+type wireOPT struct {
+	size    uint16
+	version uint8
+	do      bool
+	options []byte
+	broken  bool // it is not the only one, not the root's, or not in the additional section
+}
+
+// readOPT finds a message's OPT record as far as the message can be read; nil
+// where it finds none (RFC 6891 6.1.1, 6.1.2).
+func readOPT(msg []byte) *wireOPT {
+	h := parseHeader(msg)
+	at := headerSize
+	for range h.Qdcount {
+		end, ok := skipName(msg, at)
+		if !ok || end+4 > len(msg) {
+			return nil
+		}
+		at = end + 4
+	}
+	var o *wireOPT
+	before := int(h.Ancount) + int(h.Nscount)
+	for k := range before + int(h.Arcount) {
+		rrtype, fixed, end, ok := nextRecord(msg, at)
+		switch {
+		case !ok:
+			return o
+		case rrtype == typeOPT && o != nil:
+			o.broken = true
+		case rrtype == typeOPT:
+			o = takeOPT(fixed)
+			o.broken = msg[at] != 0 || k < before
+		}
+		at = end
+	}
+	return o
+}
+
+// nextRecord returns the record at an offset, from its type on, and where it ends.
+func nextRecord(msg []byte, at int) (rrtype uint16, record []byte, end int, ok bool) {
+	at, ok = skipName(msg, at)
+	if !ok || at+10 > len(msg) {
+		return 0, nil, 0, false
+	}
+	end = at + 10 + int(binary.BigEndian.Uint16(msg[at+8:]))
+	if end > len(msg) {
+		return 0, nil, 0, false
+	}
+	return binary.BigEndian.Uint16(msg[at:]), msg[at:end], end, true
+}
+
+// takeOPT reads an OPT record from its type on (RFC 6891 6.1.2 and 6.1.3).
+func takeOPT(record []byte) *wireOPT {
+	return &wireOPT{
+		size:    binary.BigEndian.Uint16(record[2:]),
+		version: record[5],
+		do:      binary.BigEndian.Uint16(record[6:])&flagDO != 0,
+		options: record[10:],
+	}
+}
+
+// skipName returns where the name that begins at an offset ends.
+func skipName(msg []byte, at int) (end int, ok bool) {
+	for at < len(msg) {
+		switch size := int(msg[at]); {
+		case size == 0:
+			return at + 1, true
+		case size >= 0xc0:
+			return at + 2, at+2 <= len(msg)
+		case size > 63:
+			return 0, false
+		default:
+			at += 1 + size
+		}
+	}
+	return 0, false
+}
+
+// nextOption takes the first of an OPT record's options.
+func nextOption(b []byte) (code uint16, data, rest []byte, ok bool) {
+	if len(b) < optionHead {
+		return 0, nil, nil, false
+	}
+	end := optionHead + int(binary.BigEndian.Uint16(b[2:]))
+	if end > len(b) {
+		return 0, nil, nil, false
+	}
+	return binary.BigEndian.Uint16(b), b[optionHead:end], b[end:], true
+}
+
+// maskOptions gives all options the code of one for local use, which nobody
+// looks into, and reports whether they are well formed.
+func maskOptions(b []byte) bool {
+	for len(b) > 0 {
+		_, _, rest, ok := nextOption(b)
+		if !ok {
+			return false
+		}
+		binary.BigEndian.PutUint16(b, dns.EDNS0LOCALSTART)
+		b = rest
+	}
+	return true
 }
 
 // parseName reads the question's name up to its root label, folds it, and
@@ -297,6 +405,66 @@ func appendOPT(dst []byte, size uint16, do bool, cookie []byte, why string) []by
 		dst = append(append(dst, 0, 0), why...)
 	}
 	binary.BigEndian.PutUint16(dst[start-2:], uint16(len(dst)-start))
+	return dst
+}
+
+// slip cuts a response to header and question, and has it say TC. The OPT
+// record is to be appended.
+func slip(b []byte) []byte {
+	b = b[:questionEnd(b)]
+	setCounts(b, 0, 0, 0)
+	setTruncated(b)
+	return b
+}
+
+// appendBadCookie makes of a slipped response one that has the client come
+// again with its cookie (RFC 7873 section 5.2.3).
+func appendBadCookie(b []byte, size uint16, do bool, cookie []byte) []byte {
+	flags := binary.BigEndian.Uint16(b[2:])
+	binary.BigEndian.PutUint16(b[2:], flags&^(flagTC|flagAA|rcodeMask)|badCookieLow)
+	at := len(b)
+	b = appendOPT(b, size, do, cookie, "")
+	b[at+5] = badCookieHigh
+	setCounts(b, 0, 0, 1)
+	return b
+}
+
+// appendSlipOPT ends a slipped response to a client that speaks EDNS.
+func appendSlipOPT(b []byte, size uint16, do bool) []byte {
+	b = appendOPT(b, size, do, nil, "")
+	setCounts(b, 0, 0, 1)
+	return b
+}
+
+// questionEnd returns where a response's question ends; it may have none.
+func questionEnd(b []byte) int {
+	if binary.BigEndian.Uint16(b[4:]) == 0 {
+		return headerSize
+	}
+	end, _ := skipName(b, headerSize) // it was written here
+	return end + 4
+}
+
+// appendKind appends what makes a response one of its kind (see rrl.go): the
+// response code, and for an answer the question in lower case, for NXDOMAIN
+// the zone.
+func appendKind(dst, b, zone []byte) []byte {
+	rcode := b[3] & rcodeMask
+	dst = append(dst, rcode)
+	switch rcode {
+	case dns.RcodeSuccess:
+		at := len(dst)
+		dst = append(dst, b[headerSize:questionEnd(b)]...)
+		for k := at; k < len(dst)-4; k++ {
+			if c := dst[k]; 'A' <= c && c <= 'Z' {
+				dst[k] = c + 'a' - 'A'
+			}
+		}
+	case rcodeNX:
+		dst = append(dst, zone...)
+	default:
+		dst[len(dst)-1] = 0xff // all errors are of one kind
+	}
 	return dst
 }
 

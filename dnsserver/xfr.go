@@ -198,8 +198,10 @@ type transferWriter struct {
 }
 
 func (w *transferWriter) begin() {
-	w.msg = new(dns.Msg).SetReply(w.req)
-	w.msg.Authoritative, w.msg.Compress = true, true
+	r := w.server.reply(w.req, w.from)
+	r.addExpire(w.server.zone.soa(0))
+	w.msg = r.Msg
+	w.msg.Authoritative = true
 	w.size = 0
 }
 
@@ -230,5 +232,5 @@ func (w *transferWriter) flush() {
 	}
 	w.err = err
 	w.begin()
-	w.msg.Question = nil // only the first message has it (RFC 5936 section 2.2.1)
+	w.msg.Question, w.msg.Extra = nil, nil // only the first message has it (RFC 5936 sections 2.2.1, 2.2.5)
 }

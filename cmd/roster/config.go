@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +35,8 @@ type serveFlags struct {
 	maxTTL      uint32
 	negativeTTL uint32
 	ednsSize    uint16
+	rrl         uint16
+	cookieKey   string
 	checkAllow  []string
 	reverse     []string
 	nsid        string
@@ -64,6 +67,8 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.Uint16Var(&f.ednsSize, "edns-size", 1232, "the largest answer over UDP, in `octets`")
 	fs.StringSliceVar(&f.reverse, "reverse", nil, "answer reverse names of addresses in this prefix as well, `CIDR`: its in-addr.arpa or ip6.arpa zones")
 	fs.StringVar(&f.nsid, "nsid", "", "this server's identity, `text` of at most 255 octets (default the host name)")
+	fs.Uint16Var(&f.rrl, "rrl", 0, "identical responses a second to one /24 or /56 before the others say TC; 0: no limit")
+	fs.StringVar(&f.cookieKey, "cookie-secret", "", "the key of DNS cookies, 32 `hex` digits, the same for servers that share an address (default one of its own)")
 	fs.StringVar(&f.tokens, "tokens", "", "a YAML `file` of who may do what; SIGHUP has it read again")
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "the server's certificate, a PEM `file`: HTTPS on --http; SIGHUP has it read again")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "the key of --tls-cert, a PEM `file`")
@@ -191,6 +196,9 @@ func (f *serveFlags) check() error {
 	if f.ednsSize < dns.MinMsgSize || f.ednsSize > 4096 {
 		return fmt.Errorf("--edns-size %d: allowed are 512 to 4096", f.ednsSize)
 	}
+	if _, ok := f.cookieSecret(); !ok {
+		return errors.New("--cookie-secret: what was given is not 32 hex digits, some of them not 0; openssl rand -hex 16 makes them")
+	}
 	if f.maxTTL > math.MaxInt32 || f.negativeTTL > math.MaxInt32 {
 		return errors.New("--max-ttl and --negative-ttl: allowed are 0 to 2147483647") // RFC 2181 section 8
 	}
@@ -293,6 +301,21 @@ func (f *serveFlags) identity() string {
 		return "" // then the server has none
 	}
 	return name
+}
+
+// cookieSecret reads --cookie-secret; without one the server makes it. It is
+// checked here, and not by the flag's own type, for what a flag's parser says
+// of a mistake has the value.
+func (f *serveFlags) cookieSecret() (secret dnsserver.CookieSecret, ok bool) {
+	if f.cookieKey == "" {
+		return secret, true
+	}
+	b, err := hex.DecodeString(f.cookieKey)
+	if err != nil || len(b) != len(secret) {
+		return secret, false
+	}
+	copy(secret[:], b)
+	return secret, secret != dnsserver.CookieSecret{}
 }
 
 // logger returns the logger that the flags ask for, on w.

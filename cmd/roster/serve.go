@@ -68,6 +68,7 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	if err != nil {
 		return usageError{err}
 	}
+	secret, _ := f.cookieSecret() // which check has checked
 	checkAllow, err := check.ParseAllow(f.checkAllow)
 	if err != nil {
 		return usageError{fmt.Errorf("--check-allow: %w", err)}
@@ -129,6 +130,9 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		Notify:      transfers.notify,
 		Keys:        transfers.keys,
 		Log:         log,
+
+		RRL:          f.rrl,
+		CookieSecret: secret,
 	})
 	if err != nil {
 		return err
