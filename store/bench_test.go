@@ -56,3 +56,23 @@ func BenchmarkHeartbeat(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkRenew(b *testing.B) {
+	for _, services := range []int{100, 100_000} {
+		b.Run(fmt.Sprintf("%dx10", services), func(b *testing.B) {
+			r := fill(b, services, 10)
+			var names, ids [][]byte
+			for k := range services {
+				names = append(names, []byte("s"+strconv.Itoa(k)))
+			}
+			for k := range 10 {
+				ids = append(ids, []byte(strconv.Itoa(k)))
+			}
+			for k := 0; b.Loop(); k++ {
+				if !r.Renew(names[k%services], ids[k%10]) {
+					b.Fatal("not there")
+				}
+			}
+		})
+	}
+}

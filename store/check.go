@@ -110,11 +110,11 @@ func (i *Instance) CheckPort() uint16 {
 }
 
 // Checkable reports whether the check's outcome can change anything: while an
-// instance itself says that it is down or draining it cannot, and one with a
-// lease is not removed by its check.
+// instance itself says that it is down or draining, or is drained, it cannot,
+// and one with a lease is not removed by its check.
 func (i *Instance) Checkable() bool {
 	switch {
-	case i.Check == nil:
+	case i.Check == nil, i.Leaving:
 		return false
 	case i.Check.Removes:
 		return i.Permanent()

@@ -8,7 +8,7 @@ const (
 	Registered    Kind = iota + 1 // an instance that was not there
 	Updated                       // anything of it but its status changed
 	StatusChanged                 // only its status changed
-	Deregistered                  // it was removed on request
+	Deregistered                  // it was removed on request, or at the end of its drain
 	Expired                       // its lease ended
 )
 

@@ -124,6 +124,10 @@ type Instance struct {
 	// it said so; only then can the check bring it up again.
 	Failing bool
 
+	// Leaving is set by Drain: the instance is removed when no cache holds it
+	// any more, whatever heartbeats come. Its Status is Draining.
+	Leaving bool
+
 	// Given is the address as the seed API was given it, which its list gives
 	// back letter for letter; "" for a registration by any other way.
 	Given string
@@ -276,7 +280,7 @@ func (i *Instance) Warnings() []string {
 // Status is not compared: a registration does not set it.
 func (i *Instance) sameAs(o *Instance) bool {
 	return i.ID == o.ID && i.Port == o.Port && i.Protocol == o.Protocol &&
-		i.Priority == o.Priority && i.Weight == o.Weight && i.TTL == o.TTL && i.Given == o.Given && i.Check.same(o.Check) &&
+		i.Priority == o.Priority && i.Weight == o.Weight && i.TTL == o.TTL && i.Given == o.Given && i.Leaving == o.Leaving && i.Check.same(o.Check) &&
 		slices.Equal(i.Addresses, o.Addresses) && slices.Equal(i.Ports, o.Ports) &&
 		slices.Equal(i.Tags, o.Tags) && slices.Equal(i.Meta, o.Meta)
 }

@@ -38,20 +38,36 @@ func Label(id string) string {
 	if isHostLabel(id) {
 		return id
 	}
-	sum := sha256.Sum256([]byte(id))
-	hash := labelHash.EncodeToString(sum[:5]) // 8 characters
-	l := strings.Map(func(r rune) rune {
-		if isLetterOrDigit(byte(r)) {
-			return r
+	return string(appendDerivedLabel(nil, []byte(id)))
+}
+
+// appendDerivedLabel appends the label of an ID that is none itself.
+func appendDerivedLabel(dst, id []byte) []byte {
+	const hashed = 5                       // octets, which make 8 characters
+	const most = maxLabel - 1 - hashed*8/5 // what is kept of the ID
+	start := len(dst)
+	for _, c := range id {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
 		}
-		return '-'
-	}, FoldName(id))
-	l = strings.Trim(l, "-")
-	l = strings.TrimRight(l[:min(len(l), maxLabel-1-len(hash))], "-")
-	if l == "" {
-		return hash
+		if !isLetterOrDigit(c) {
+			c = '-'
+		}
+		if len(dst)-start == most {
+			break
+		}
+		if c != '-' || len(dst) > start { // none at the front
+			dst = append(dst, c)
+		}
 	}
-	return l + "-" + hash
+	for len(dst) > start && dst[len(dst)-1] == '-' {
+		dst = dst[:len(dst)-1]
+	}
+	if len(dst) > start {
+		dst = append(dst, '-')
+	}
+	sum := sha256.Sum256(id)
+	return labelHash.AppendEncode(dst, sum[:hashed])
 }
 
 var labelHash = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
@@ -74,11 +90,11 @@ func isServiceLabel(s string) bool {
 }
 
 // isHostLabel: the same without the underscore, which host names lack.
-func isHostLabel(s string) bool {
+func isHostLabel[T string | []byte](s T) bool {
 	return boundedLabel(s, func(c byte) bool { return c == '-' })
 }
 
-func boundedLabel(s string, inner func(byte) bool) bool {
+func boundedLabel[T string | []byte](s T, inner func(byte) bool) bool {
 	if len(s) == 0 || len(s) > maxLabel || !isLetterOrDigit(s[0]) || !isLetterOrDigit(s[len(s)-1]) {
 		return false
 	}

@@ -24,7 +24,8 @@ const (
 
 // The numbers of the fields.
 const (
-	recordCheck = 1
+	recordCheck   = 1
+	recordLeaving = 2 // there where the instance is leaving; its text is empty
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -46,7 +47,7 @@ func RecordKey(service, id string) []byte {
 func AppendRecord(dst []byte, i *Instance) []byte {
 	start := len(dst)
 	version := byte(recordVersion)
-	if i.Check != nil {
+	if i.Check != nil || i.Leaving {
 		version = recordVersionFields
 	}
 	dst = append(dst, version, byte(i.Protocol), byte(i.Status))
@@ -76,6 +77,10 @@ func AppendRecord(dst []byte, i *Instance) []byte {
 	if i.Check != nil {
 		dst = binary.AppendUvarint(dst, recordCheck)
 		dst = appendText(dst, string(appendCheck(nil, i)))
+	}
+	if i.Leaving {
+		dst = binary.AppendUvarint(dst, recordLeaving)
+		dst = appendText(dst, "")
 	}
 	return binary.BigEndian.AppendUint32(dst, recordSum(RecordKey(i.Service, i.ID), dst[start:]))
 }
@@ -172,6 +177,9 @@ func (p *recordParser) fields(i *Instance, version byte) error {
 			q := recordParser{rest: p.text(), bad: i.Check != nil || p.bad}
 			q.check(i)
 			p.bad = q.bad || q.rest != ""
+		case n == recordLeaving:
+			p.bad = p.text() != "" || i.Leaving || i.Status != Draining || p.bad
+			i.Leaving = true
 		default:
 			return fmt.Errorf("record field %d: %w", n, ErrNewerRecord)
 		}

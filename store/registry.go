@@ -70,12 +70,14 @@ type Registry struct {
 	holders  addresses
 	revision atomic.Uint64
 
-	// mu is for those who add and remove services; readers need it not.
+	// mu is held while changes are made visible and published; readers of the
+	// present state need it not.
 	mu   sync.Mutex
 	idle []idleService // services without instances, oldest first; guarded by mu
 
 	writing   slotLocks
 	deadlines *deadlines
+	weights   *weights
 	feed      *feed
 }
 
@@ -89,6 +91,7 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 		epoch:     time.Now(),
 		services:  newIndex(),
 		deadlines: newDeadlines(),
+		weights:   newWeights(),
 	}
 	r.holders.within = cfg.Addresses
 	restored := map[*service]*View{}
@@ -122,6 +125,14 @@ func (r *Registry) restore(into map[*service]*View, i *Instance) {
 		i.Check = SeedCheck(netip.Addr{}) // it was registered before there were checks
 	}
 	l := r.grant(i)
+	if i.Leaving {
+		// Caches of the last run's answers have forgotten it by then.
+		left := r.cfg.MaxTTL + time.Second
+		if !i.Permanent() {
+			left = min(left, i.TTL)
+		}
+		l.extend(r.Now().Add(left))
+	}
 	v.put(Member{i, l})
 	r.labels.count(nil, i)
 	r.holders.add(nil, i, l)
@@ -129,7 +140,7 @@ func (r *Registry) restore(into map[*service]*View, i *Instance) {
 
 // grant makes the lease of a new member.
 func (r *Registry) grant(i *Instance) *Lease {
-	l := newLease(slot{i.Service, i.Label}, r.Now(), i.TTL)
+	l := newLease(slot{i.Service, i.Label}, r.Now(), i.leaseLength())
 	r.deadlines.schedule(l, l.End())
 	return l
 }
@@ -195,7 +206,18 @@ func (r *Registry) HasProtocol(p Protocol) bool { return r.labels.protocols[p].L
 // ErrCompacted where the history no longer reaches back so far. A subscriber
 // who lets buffer events pile up is cut off with ErrLagged.
 func (r *Registry) Subscribe(service string, after Revision, buffer int) (*Subscription, []Event, error) {
+	// A revision that readers know has also been published.
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	return r.feed.subscribe(service, after, buffer)
+}
+
+// Since returns the events of a service ("" for all) after the given revision,
+// or ErrCompacted where the history no longer reaches back so far.
+func (r *Registry) Since(service string, after Revision) ([]Event, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.feed.since(service, after)
 }
 
 // Registration is what a registration or a heartbeat has left in place.
@@ -235,10 +257,13 @@ func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Reg
 	case live && present.Lease.renew(r.Now()):
 		// Hearing from it has renewed the lease it has, so that a slow disk
 		// below does not let it end.
+		r.weights.forget(present.Lease)
 		if present.sameAs(in) {
 			return r.warned(r.registration(present, false)), nil
 		}
-		in.inherit(present.Instance)
+		if !present.Leaving {
+			in.inherit(present.Instance)
+		}
 		return r.commit(ctx, at, Event{Kind: Updated, Before: present.Instance, After: in})
 	case known:
 		return r.commit(ctx, at, Event{Kind: Expired, Before: present.Instance}, Event{Kind: Registered, After: in})
@@ -254,14 +279,20 @@ type Beat struct {
 }
 
 // Heartbeat renews an instance's lease. Without a change it touches memory
-// only, so it goes on whatever the backend does.
+// only, so it goes on whatever the backend does. A change of weight alone may
+// be held back for up to a second, where there was one in the second before:
+// what is returned is what is in force. Of an instance that is being drained
+// nothing can be changed: ErrDraining where the beat says it is anything else.
 func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (Registration, error) {
 	at := slot{FoldName(service), Label(id)}
 	present, known := r.member(at)
 	if !known || present.ID != id || !present.Lease.renew(r.Now()) {
 		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
 	}
-	if b.changed(present.Instance) == nil {
+	if present.Leaving && b.Status != nil && *b.Status != Draining {
+		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrDraining)
+	}
+	if b.changed(present.Instance) == nil && (b.Weight == nil || !r.weights.waits(present.Lease)) {
 		return r.registration(present, false), nil
 	}
 	if b.TTL != nil {
@@ -279,6 +310,9 @@ func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (R
 		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
 	}
 	after := b.changed(present.Instance)
+	if b.Weight != nil && onlyWeight(present.Instance, after) && r.weights.hold(present, *b.Weight) {
+		return r.registration(present, false), nil
+	}
 	if after == nil {
 		return r.registration(present, false), nil
 	}
@@ -286,11 +320,19 @@ func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (R
 	if after.sameAs(present.Instance) {
 		kind = StatusChanged
 	}
-	return r.commit(ctx, at, Event{Kind: kind, Before: present.Instance, After: after})
+	reg, err := r.commit(ctx, at, Event{Kind: kind, Before: present.Instance, After: after})
+	if err == nil && b.Weight != nil {
+		r.weights.forget(present.Lease)
+		r.weights.pause(present.Lease, r.Now().Add(weightPause))
+	}
+	return reg, err
 }
 
 // changed returns what the beat makes of i, nil where that is i itself.
 func (b Beat) changed(i *Instance) *Instance {
+	if i.Leaving {
+		return nil
+	}
 	c := *i
 	if b.TTL != nil {
 		c.TTL = *b.TTL
@@ -307,35 +349,10 @@ func (b Beat) changed(i *Instance) *Instance {
 	return &c
 }
 
-// Removal is what a deregistration has left behind.
-type Removal struct {
-	Revision Revision
-	// SafeAfter is when the last honest cache has forgotten the instance: the
-	// last TTL handed out, counted from its answer, and one second more; never
-	// after the lease's end.
-	SafeAfter time.Time
-}
-
-// Deregister removes an instance.
-func (r *Registry) Deregister(ctx context.Context, service, id string) (Removal, error) {
-	at := slot{FoldName(service), Label(id)}
-	if err := r.writing.lock(ctx, at); err != nil {
-		return Removal{}, err
-	}
-	defer r.writing.unlock(at)
-	present, known := r.member(at)
-	if !known || present.ID != id || !present.Lease.Alive(r.Now()) {
-		return Removal{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
-	}
-	home := r.Service(at.service).home // it cannot go while its member stays
-	events := []Event{{Kind: Deregistered, Before: present.Instance}}
-	if err := r.backend.Commit(ctx, events); err != nil {
-		return Removal{}, fmt.Errorf("deregister %s: %w", present, err)
-	}
-	// Read after the view without it was published: see View.HandOut.
-	now := r.Now()
-	safe := max(now, min(present.Lease.End(), Instant(home.cached.Load())))
-	return Removal{events[0].Revision, r.Wall(safe)}, nil
+// onlyWeight reports whether a change leaves all of i but its weight; nil is
+// none.
+func onlyWeight(i, after *Instance) bool {
+	return after == nil || after.TTL == i.TTL && after.Status == i.Status && after.Failing == i.Failing
 }
 
 // commit makes events durable and visible; the last one leaves the instance
@@ -448,8 +465,12 @@ func (b *batch) apply(e *Event) {
 	case known && e.Checked:
 		v.put(Member{i, old.Lease})
 	case known:
-		before := old.Lease.set(b.Now(), i.TTL, Instant(s.cached.Load()))
-		b.changed = append(b.changed, changedLease{old.Lease, s, before})
+		// A lease whose length stays is let alone: whoever sent a heartbeat has
+		// renewed it, and not every change comes from one.
+		if i.leaseLength() != old.leaseLength() {
+			before := old.Lease.set(b.Now(), i.leaseLength(), Instant(s.cached.Load()))
+			b.changed = append(b.changed, changedLease{old.Lease, s, before})
+		}
 		v.put(Member{i, old.Lease})
 		b.move(old.Lease, e)
 	default:
@@ -502,9 +523,13 @@ func (r *Registry) forgetLocked() {
 	}
 }
 
-// Run removes instances whose leases have ended until ctx is done. Without it
-// they are in no answer either, but stay in memory and in the store.
+// Run removes instances whose leases have ended, and commits weights that were
+// held back, until ctx is done. Without it ended instances are in no answer
+// either, but stay in memory and in the store.
 func (r *Registry) Run(ctx context.Context) error {
+	var held sync.WaitGroup
+	held.Go(func() { r.runWeights(ctx) })
+	defer held.Wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	failures := 0
@@ -557,7 +582,11 @@ func (r *Registry) expire(ctx context.Context, leases []*Lease, failures *int) b
 		}
 		locked = append(locked, l.slot)
 		if m, ok := r.member(l.slot); ok && m.Lease == l && l.judge(r.Now()) {
-			events = append(events, Event{Kind: Expired, Before: m.Instance})
+			kind := Expired
+			if m.Leaving {
+				kind = Deregistered // as was asked for
+			}
+			events = append(events, Event{Kind: kind, Before: m.Instance})
 		}
 	}
 	defer r.writing.unlock(locked...)

@@ -39,6 +39,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Opener, keeps bool) {
 		t.Run("Restart", func(t *testing.T) { testRestart(t, fresh(t)) })
 		t.Run("CheckedRestart", func(t *testing.T) { testCheckedRestart(t, fresh(t)) })
 		t.Run("ExpiredStaysGone", func(t *testing.T) { testExpiredStaysGone(t, fresh(t)) })
+		t.Run("DrainGoesOn", func(t *testing.T) { testDrainGoesOn(t, fresh(t)) })
 	}
 	t.Run("Model", func(t *testing.T) { testModel(t, fresh(t), keeps) })
 }
@@ -358,6 +359,52 @@ func testExpiredStaysGone(t *testing.T, open Opener) {
 		r, done = Open(t, open, store.Config{})
 		defer done()
 		wantLive(t, r, "a2")
+	})
+}
+
+// testDrainGoesOn drains instances and restarts: they are draining still, and
+// go when caches have forgotten what the last run answered.
+func testDrainGoesOn(t *testing.T, open Opener) {
+	synctest.Test(t, func(t *testing.T) {
+		r, done := Open(t, open, store.Config{MaxTTL: 10 * time.Second})
+		for id, ttl := range map[string]time.Duration{"long": time.Minute, "permanent": 0, "short": 5 * time.Second} {
+			i := Instance("web", id)
+			i.TTL = ttl
+			Register(t, r, i)
+		}
+		if !r.Service("web").HandOut(r.Now().Add(4 * time.Second)) {
+			t.Fatal("the view is not the present one")
+		}
+		for _, id := range []string{"long", "permanent", "short"} {
+			if _, err := r.Drain(t.Context(), "web", id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		done()
+		r, done = Open(t, open, store.Config{MaxTTL: 10 * time.Second})
+		defer done()
+		for m := range r.Service("web").Members(r.Now()) {
+			if m.Status != store.Draining || !m.Leaving {
+				t.Errorf("%s is %s, leaving %v", m.Instance, m.Status, m.Leaving)
+			}
+		}
+		for _, step := range []struct {
+			after time.Duration
+			live  []string
+		}{
+			{4 * time.Second, []string{"long", "permanent", "short"}},
+			{2 * time.Second, []string{"long", "permanent"}},
+			{4 * time.Second, []string{"long", "permanent"}},
+			{2 * time.Second, nil},
+		} {
+			Advance(step.after)
+			for _, id := range step.live {
+				if _, err := r.Heartbeat(t.Context(), "web", id, store.Beat{}); err != nil {
+					t.Errorf("heartbeat: %v", err)
+				}
+			}
+			wantLive(t, r, step.live...)
+		}
 	})
 }
 

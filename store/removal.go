@@ -1,0 +1,96 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrDraining: the instance is being drained for good, and only registering it
+// again brings it back.
+var ErrDraining = errors.New("is being drained: register it again to bring it back")
+
+// drainLength is the length of a lease whose instance is leaving: so short
+// that no renewal moves its end.
+const drainLength = time.Nanosecond
+
+// Removal is what a deregistration has left behind.
+type Removal struct {
+	Revision Revision
+	// SafeAfter is when the last honest cache has forgotten the instance: the
+	// last TTL handed out, counted from its answer, and one second more; never
+	// after the lease's end.
+	SafeAfter time.Time
+}
+
+// Deregister removes an instance.
+func (r *Registry) Deregister(ctx context.Context, service, id string) (Removal, error) {
+	at := slot{FoldName(service), Label(id)}
+	if err := r.writing.lock(ctx, at); err != nil {
+		return Removal{}, err
+	}
+	defer r.writing.unlock(at)
+	present, err := r.live(at, id)
+	if err != nil {
+		return Removal{}, err
+	}
+	home := r.Service(at.service).home // it cannot go while its member stays
+	events := []Event{{Kind: Deregistered, Before: present.Instance}}
+	if err := r.backend.Commit(ctx, events); err != nil {
+		return Removal{}, fmt.Errorf("deregister %s: %w", present, err)
+	}
+	// Read after the view without it was published: see View.HandOut.
+	now := r.Now()
+	safe := max(now, min(present.Lease.End(), Instant(home.cached.Load())))
+	return Removal{events[0].Revision, r.Wall(safe)}, nil
+}
+
+// Drain takes an instance out of its service's answers and leaves it under its
+// own name until SafeAfter, when it is removed. Its lease is made to end then:
+// so the TTLs of its own name run out by that moment too, and no heartbeat
+// moves it. Registering the instance again makes it an ordinary one. Draining
+// what is being drained changes nothing.
+//
+// After a restart it is still draining, for as long as caches may hold what
+// was answered before.
+func (r *Registry) Drain(ctx context.Context, service, id string) (Removal, error) {
+	at := slot{FoldName(service), Label(id)}
+	if err := r.writing.lock(ctx, at); err != nil {
+		return Removal{}, err
+	}
+	defer r.writing.unlock(at)
+	present, err := r.live(at, id)
+	if err != nil {
+		return Removal{}, err
+	}
+	revision := present.Revision
+	if !present.Leaving {
+		after := *present.Instance
+		after.Status, after.Leaving = Draining, true
+		events := []Event{{Kind: StatusChanged, Before: present.Instance, After: &after}}
+		if err := r.backend.Commit(ctx, events); err != nil {
+			return Removal{}, fmt.Errorf("drain %s: %w", present, err)
+		}
+		revision = events[0].Revision
+	}
+	return Removal{revision, r.Wall(max(r.Now(), present.Lease.End()))}, nil
+}
+
+// live returns the instance at a slot that the caller has locked.
+func (r *Registry) live(at slot, id string) (Member, error) {
+	present, known := r.member(at)
+	if !known || present.ID != id || !present.Lease.Alive(r.Now()) {
+		return Member{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
+	}
+	return present, nil
+}
+
+// leaseLength returns how long a renewal makes the instance's lease; 0: for
+// ever.
+func (i *Instance) leaseLength() time.Duration {
+	if i.Leaving {
+		return drainLength
+	}
+	return i.TTL
+}
