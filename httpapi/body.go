@@ -21,16 +21,30 @@ import (
 // readBody returns the request's JSON body, nil where it is empty. A body that
 // is too large or of another type is an error.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if ct := r.Header.Get("Content-Type"); ct != "" {
-		if t, _, err := mime.ParseMediaType(ct); err != nil || t != "application/json" {
-			return nil, problemf(http.StatusUnsupportedMediaType,
-				"Content-Type %q is not taken; send application/json (curl: --json), or leave it out", ct)
-		}
+	if err := takesJSON(r); err != nil {
+		return nil, err
 	}
 	return readAll(w, r)
 }
 
+// takesJSON refuses a Content-Type that is there and is not JSON.
+func takesJSON(r *http.Request) error {
+	const json = "application/json"
+	ct := r.Header.Get("Content-Type")
+	if ct == "" || ct == json {
+		return nil
+	}
+	if t, _, err := mime.ParseMediaType(ct); err != nil || t != json {
+		return problemf(http.StatusUnsupportedMediaType,
+			"Content-Type %q is not taken; send application/json (curl: --json), or leave it out", ct)
+	}
+	return nil
+}
+
 func readAll(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.Body == http.NoBody {
+		return nil, nil
+	}
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var tooLarge *http.MaxBytesError
 	if err != nil && !errors.As(err, &tooLarge) {

@@ -46,7 +46,7 @@ func documentOf(err error) problemDocument {
 		d.Status = own.status
 	case errors.As(err, &invalid):
 		d.Status, d.Field = http.StatusBadRequest, invalid.Field
-	case errors.As(err, &conflict):
+	case errors.As(err, &conflict), errors.Is(err, store.ErrDraining):
 		d.Status = http.StatusConflict
 	case errors.As(err, &tooLarge):
 		d.Status = http.StatusRequestEntityTooLarge

@@ -37,3 +37,24 @@ func Access(s *Server, next http.Handler) http.Handler { return s.access(next) }
 
 // CutToken takes the token out of a query.
 func CutToken(query string) (rest, token string, found bool) { return cutToken(query) }
+
+// ScanBatch reads the plain form of a batch of heartbeats: service and ID of
+// each item, and whether it is the plain form.
+func ScanBatch(b []byte) ([][2]string, bool) {
+	items, ok := scanBatch(b, nil)
+	return names(items), ok
+}
+
+// ParseBatch reads any batch of heartbeats.
+func ParseBatch(b []byte) ([][2]string, error) {
+	items, err := parseBatch(b, nil)
+	return names(items), err
+}
+
+func names(items []batchItem) [][2]string {
+	var list [][2]string
+	for _, i := range items {
+		list = append(list, [2]string{string(i.service), string(i.id)})
+	}
+	return list
+}

@@ -75,3 +75,25 @@ func FuzzCutToken(f *testing.F) {
 		}
 	})
 }
+
+// FuzzBatchBody holds the two readers of a batch together: what the one by
+// hand takes, encoding/json takes with the same names.
+func FuzzBatchBody(f *testing.F) {
+	for _, body := range []string{
+		`{"instances":[{"service":"web","id":"a1"},{"id":"b","service":"c"}]}`, `{"instances":[]}`, `{"instances":null}`, `{}`, `[]`,
+		" { \"instances\" : [\n{ \"service\" : \"\" ,\t\"id\" : \"x y\" }\r] } ", `{"instances":[{"service":"web"}]}`,
+		`{"instances":[{"service":"web","service":"web"}]}`, `{"instances":[{"service":"we\u0062","id":"a1"}]}`,
+		`{"instances":[{"service":"web","id":"a1"},]}`, `{"instances":[,{"service":"web","id":"a1"}]}`, `{"instances":[]}}`, `{"instances":[]} x`,
+		`{"instances":[{"service":"web","id":"a1","x":1}]}`, `{"instances":[{"service":"web","id":"a1"}],"instances":[]}`,
+		`{"instances":[{"service":"wéb","id":"a1"}]}`, `{"instances":[{"service":"web","id":7}]}`, `{"instances":[7]}`,
+	} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, plain := httpapi.ScanBatch(b)
+		want, err := httpapi.ParseBatch(b)
+		if plain && (err != nil || !slices.Equal(got, want)) {
+			t.Errorf("%q: by hand %q; by encoding/json %q, %v", b, got, want, err)
+		}
+	})
+}

@@ -1,11 +1,12 @@
 package httpapi
 
 import (
-	"errors"
+	"context"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -43,7 +44,11 @@ func (t timestamp) IsZero() bool { return time.Time(t).IsZero() }
 
 // MarshalText implements [encoding.TextMarshaler].
 func (t timestamp) MarshalText() ([]byte, error) {
-	return time.Time(t).UTC().AppendFormat(nil, "2006-01-02T15:04:05.000000000Z07:00"), nil
+	return appendTime(nil, time.Time(t)), nil
+}
+
+func appendTime(dst []byte, t time.Time) []byte {
+	return t.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000000000Z07:00")
 }
 
 func (s *Server) describe(i *store.Instance, expires time.Time) instanceJSON {
@@ -221,48 +226,17 @@ func (s *Server) expires(m store.Member) time.Time {
 	return time.Time{}
 }
 
-// heartbeat is PUT /v1/services/{service}/instances/{id}/heartbeat.
-func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) error {
-	service, id, err := target(r)
-	if err != nil {
-		return err
-	}
-	if err := takeQuery(r); err != nil {
-		return err
-	}
-	b, err := readBody(w, r)
-	if err != nil {
-		return err
-	}
-	beat, err := parseBeat(b)
-	if err != nil {
-		return err
-	}
-	reg, err := s.registry.Heartbeat(r.Context(), service, id, beat)
-	if errors.Is(err, store.ErrNotFound) {
-		return problemf(http.StatusNotFound, "%v: register again", err)
-	}
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, struct {
-		TTL       int            `json:"ttl,omitempty"`
-		Permanent bool           `json:"permanent,omitempty"`
-		Expires   timestamp      `json:"expires,omitzero"`
-		Revision  store.Revision `json:"revision"`
-	}{int(reg.TTL / time.Second), reg.Permanent(), timestamp(reg.Expires), reg.Revision})
-}
-
 // deregister is DELETE /v1/services/{service}/instances/{id}.
 func (s *Server) deregister(w http.ResponseWriter, r *http.Request) error {
 	service, id, err := target(r)
 	if err != nil {
 		return err
 	}
-	if err := takeQuery(r); err != nil {
+	remove, err := s.removal(r)
+	if err != nil {
 		return err
 	}
-	gone, err := s.registry.Deregister(r.Context(), service, id)
+	gone, err := remove(r.Context(), service, id)
 	if err != nil {
 		return err
 	}
@@ -270,6 +244,21 @@ func (s *Server) deregister(w http.ResponseWriter, r *http.Request) error {
 		Revision  store.Revision `json:"revision"`
 		SafeAfter timestamp      `json:"safe_after"`
 	}{gone.Revision, timestamp(gone.SafeAfter)})
+}
+
+// removal returns what ?drain= asks for.
+func (s *Server) removal(r *http.Request) (func(ctx context.Context, service, id string) (store.Removal, error), error) {
+	if err := takeQuery(r, "drain"); err != nil {
+		return nil, err
+	}
+	switch drain := r.URL.Query()["drain"]; {
+	case len(drain) == 0, slices.Equal(drain, []string{"false"}):
+		return s.registry.Deregister, nil
+	case slices.Equal(drain, []string{"true"}):
+		return s.registry.Drain, nil
+	default:
+		return nil, store.Invalid("drain", strings.Join(drain, ", "), "true, false")
+	}
 }
 
 // target returns the service and the ID in the path.

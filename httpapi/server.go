@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -101,6 +102,7 @@ type Server struct {
 	listener net.Listener
 	ready    atomic.Bool
 	attempts attempts
+	batches  sync.Pool // of *batch
 }
 
 // New binds the address, so that a port in use is known at once. Serve must
@@ -185,6 +187,7 @@ func (s *Server) Handler() http.Handler {
 		methods methods
 	}{
 		{instance + "/heartbeat", methods{http.MethodPut: s.heartbeat}},
+		{"/v1/heartbeats", methods{http.MethodPost: s.heartbeats}},
 		{instance, methods{http.MethodGet: s.instance, http.MethodPut: s.register, http.MethodDelete: s.deregister}},
 		{"/v1/services/{service}/instances", methods{http.MethodPost: s.registerUnnamed}},
 		{"/v1/services/{service}", methods{http.MethodGet: s.service}},

@@ -326,7 +326,49 @@ func TestDeregister(t *testing.T) {
 		r.same(t, "revision", float64(a.Revision()))
 		r.same(t, "safe_after", time.Now().Add(11*time.Second).UTC().Format("2006-01-02T15:04:05.000000000Z07:00"))
 		a.want(t, 404, "DELETE "+web+"a1", "").same(t, "detail", "web/a1: not registered")
-		a.want(t, 400, "DELETE "+web+"a1?drain=true", "")
+		a.want(t, 404, "DELETE "+web+"a1?drain=true", "")
+		a.want(t, 400, "DELETE "+web+"a1?drain=maybe", "").same(t, "field", "drain")
+		a.want(t, 400, "DELETE "+web+"a1?drian=true", "")
+	})
+}
+
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAPI(t, store.Config{})
+		a.want(t, 201, "PUT "+web+"a1", `{"permanent": true}`)
+		if !a.Service("web").HandOut(a.Now().Add(11 * time.Second)) {
+			t.Fatal("the view is not the present one")
+		}
+		safe := time.Now().Add(11 * time.Second).UTC().Format("2006-01-02T15:04:05.000000000Z07:00")
+		for range 2 {
+			r := a.want(t, 200, "DELETE "+web+"a1?drain=true", "")
+			r.same(t, "revision", float64(a.Revision()))
+			r.same(t, "safe_after", safe)
+		}
+		r := a.want(t, 200, "GET "+web+"a1", "")
+		r.same(t, "status", "draining")
+		r.same(t, "expires", safe)
+		a.want(t, 200, "PUT "+web+"a1/heartbeat", "").same(t, "expires", safe)
+		a.want(t, 409, "PUT "+web+"a1/heartbeat", `{"status": "up"}`).same(t, "detail", "web/a1: is being drained: register it again to bring it back")
+		if got := a.want(t, 200, "GET /v1/services/web?status=draining", "").ids("instances", "id"); len(got) != 1 {
+			t.Errorf("draining are %q", got)
+		}
+		storetest.Advance(11*time.Second - 1)
+		a.want(t, 200, "GET "+web+"a1", "")
+		storetest.Advance(1)
+		a.want(t, 404, "GET "+web+"a1", "")
+
+		// Registered again meanwhile, it stays.
+		a.want(t, 201, "PUT "+web+"a1", `{"permanent": true}`)
+		if !a.Service("web").HandOut(a.Now().Add(11 * time.Second)) {
+			t.Fatal("the view is not the present one")
+		}
+		a.want(t, 200, "DELETE "+web+"a1?drain=true", "")
+		a.want(t, 200, "PUT "+web+"a1", `{"permanent": true}`).same(t, "status", "up")
+		storetest.Advance(time.Hour)
+		a.want(t, 200, "GET "+web+"a1", "").same(t, "status", "up")
+		a.want(t, 200, "DELETE "+web+"a1?drain=false", "")
+		a.want(t, 404, "GET "+web+"a1", "")
 	})
 }
 

@@ -1,0 +1,111 @@
+package httpapi
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/rosterdns/roster/store"
+)
+
+// heartbeat is PUT /v1/services/{service}/instances/{id}/heartbeat. It is by
+// far the most frequent request, so its reply is put together by hand.
+func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) error {
+	service, id, err := target(r)
+	if err != nil {
+		return err
+	}
+	if err := takeQuery(r); err != nil {
+		return err
+	}
+	b, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	beat, err := parseBeat(b)
+	if err != nil {
+		return err
+	}
+	reg, err := s.registry.Heartbeat(r.Context(), service, id, beat)
+	if errors.Is(err, store.ErrNotFound) {
+		return problemf(http.StatusNotFound, "%v: register again", err)
+	}
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, err = w.Write(appendBeaten(make([]byte, 0, 128), reg, beat.Weight != nil))
+	return ignoreGone(err)
+}
+
+// appendBeaten appends what a heartbeat has left in force; the weight where it
+// brought one, which may not be in force yet.
+func appendBeaten(dst []byte, reg store.Registration, weight bool) []byte {
+	if reg.Permanent() {
+		dst = append(dst, `{"permanent":true`...)
+	} else {
+		dst = append(dst, `{"ttl":`...)
+		dst = strconv.AppendInt(dst, int64(reg.TTL/time.Second), 10)
+	}
+	if weight {
+		dst = append(dst, `,"weight":`...)
+		dst = strconv.AppendUint(dst, uint64(reg.Weight), 10)
+	}
+	if !reg.Expires.IsZero() {
+		dst = append(dst, `,"expires":"`...)
+		dst = appendTime(dst, reg.Expires)
+		dst = append(dst, '"')
+	}
+	dst = append(dst, `,"revision":`...)
+	dst = strconv.AppendUint(dst, uint64(reg.Revision), 10)
+	return append(dst, "}\n"...)
+}
+
+// batch is what the heartbeats of many instances need while they are read and
+// answered. It is used again and again, so that a batch costs no garbage.
+type batch struct {
+	body  []byte
+	items []batchItem // octets of body
+	reply []byte
+}
+
+// heartbeats is POST /v1/heartbeats.
+func (s *Server) heartbeats(w http.ResponseWriter, r *http.Request) error {
+	if err := takeQuery(r); err != nil {
+		return err
+	}
+	if err := takesJSON(r); err != nil {
+		return err
+	}
+	b, ok := s.batches.Get().(*batch)
+	if !ok {
+		b = &batch{}
+	}
+	defer s.batches.Put(b)
+	if err := b.read(w, r); err != nil {
+		return err
+	}
+	b.renew(s.registry)
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(b.reply)))
+	_, err := w.Write(b.reply)
+	return ignoreGone(err)
+}
+
+// renew renews what is there, and makes the reply.
+func (b *batch) renew(registry *store.Registry) {
+	dst := append(b.reply[:0], `{"results":[`...)
+	for _, i := range b.items {
+		if registry.Renew(i.service, i.id) {
+			dst = append(dst, `"renewed",`...)
+		} else {
+			dst = append(dst, `"unknown",`...)
+		}
+	}
+	if len(b.items) > 0 {
+		dst = dst[:len(dst)-1]
+	}
+	b.reply = append(dst, "]}\n"...)
+}

@@ -1,0 +1,102 @@
+package httpapi_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rosterdns/roster/store"
+	"github.com/rosterdns/roster/store/storetest"
+)
+
+// batchOf is the body of a batch of heartbeats of web's instances.
+func batchOf(ids ...string) string {
+	var items []string
+	for _, id := range ids {
+		items = append(items, fmt.Sprintf(`{"service":"web","id":%q}`, id))
+	}
+	return `{"instances":[` + strings.Join(items, ",") + `]}`
+}
+
+func TestBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAPI(t, store.Config{})
+		for _, id := range []string{"a1", "Host:80", "late"} {
+			a.want(t, 201, "PUT "+web+id, `{}`)
+		}
+		at := a.Revision()
+		batch := func(body string, want ...any) {
+			t.Helper()
+			a.want(t, 200, "POST /v1/heartbeats", body).same(t, "results", append([]any{}, want...))
+		}
+		for range 3 {
+			storetest.Advance(20 * time.Second)
+			batch(batchOf("Host:80", "nobody", "a1", "a1"), "renewed", "unknown", "renewed", "renewed")
+		}
+		batch(batchOf("late"), "unknown")
+		batch(`{"instances":[]}`)
+		// What the quick reader leaves to the other one.
+		batch(`{"instances":[{"id":"a\u0031","service":"WEB"},{"id":"ü","service":"web"},{"id":"","service":""}]}`, "renewed", "unknown", "unknown")
+		if got := a.Revision(); got != at+1 { // late has ended
+			t.Errorf("the revision moved by %d, want 1", got-at)
+		}
+		storetest.Advance(30 * time.Second)
+		batch(batchOf("a1", "Host:80"), "unknown", "unknown")
+	})
+}
+
+func TestBatchRefuses(t *testing.T) {
+	a := newAPI(t, store.Config{})
+	a.want(t, 201, "PUT "+web+"a1", `{}`)
+	for _, c := range []struct {
+		body   string
+		status int
+		field  any
+		detail string
+	}{
+		{``, 400, nil, "the body is empty"},
+		{`null`, 400, nil, "null"},
+		{`[]`, 400, nil, "a JSON object"},
+		{`{}`, 400, "instances", "missing"},
+		{`{"instances":{}}`, 400, "instances", ""},
+		{`{"instances":null}`, 400, "instances", ""},
+		{`{"instances":[]} x`, 400, nil, ""},
+		{`{"instances":[],"x":1}`, 400, "x", "there is no such field"},
+		{`{"instances":[{"service":"web","id":"a1"},{"service":"web","id":"a1","ttl":5}]}`, 400, "instances[1].ttl", "there is no such field; allowed: id, service"},
+		{`{"instances":[{"service":"web","id":"a1"},7]}`, 400, "instances[1]", "7"},
+		{`{"instances":[{"service":"web"}]}`, 400, "instances[0].id", "missing"},
+		{`{"instances":[{"id":"a1"}]}`, 400, "instances[0].service", "missing"},
+		{`{"instances":[{"service":"web","id":7}]}`, 400, "instances[0].id", "7"},
+		{`{"instances":[{"service":"web","id":"a1","id":"a1"}]}`, 400, "instances[0].id", "twice"},
+		{"{\"instances\":[\xff]}", 400, nil, "UTF-8"},
+		{batchOf(slices.Repeat([]string{"a1"}, 10_001)...), 413, nil, "10000"},
+		{`{"instances":[` + strings.Repeat(" ", 4<<20) + `]}`, 413, nil, "4194304 octets"},
+	} {
+		r := a.want(t, c.status, "POST /v1/heartbeats", c.body)
+		r.same(t, "field", c.field)
+		if detail, _ := r.json["detail"].(string); !strings.Contains(detail, c.detail) {
+			t.Errorf("%.80s: detail %q, want %q in it", c.body, detail, c.detail)
+		}
+	}
+	a.want(t, 200, "POST /v1/heartbeats", batchOf(slices.Repeat([]string{"a1"}, 10_000)...))
+	a.want(t, 415, "POST /v1/heartbeats", batchOf("a1"), "Content-Type: text/plain")
+	a.want(t, 400, "POST /v1/heartbeats?x=1", batchOf("a1"))
+	a.want(t, 405, "GET /v1/heartbeats", "")
+}
+
+// A heartbeat that brings a weight says which one is in force.
+func TestHeartbeatWithWeight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAPI(t, store.Config{})
+		a.want(t, 201, "PUT "+web+"a1", `{}`)
+		a.want(t, 200, "PUT "+web+"a1/heartbeat", `{"weight": 10}`).same(t, "weight", 10.0)
+		a.want(t, 200, "PUT "+web+"a1/heartbeat", `{"weight": 20}`).same(t, "weight", 20.0)
+		a.want(t, 200, "PUT "+web+"a1/heartbeat", `{"weight": 30}`).same(t, "weight", 20.0)
+		storetest.Advance(time.Second)
+		a.want(t, 200, "GET "+web+"a1", "").same(t, "weight", 30.0)
+		a.want(t, 200, "PUT "+web+"a1/heartbeat", "").same(t, "weight", nil)
+	})
+}
