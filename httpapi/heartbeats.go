@@ -3,11 +3,46 @@ package httpapi
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/gorilla/mux"
 
 	"github.com/rosterdns/roster/store"
 )
+
+// heartbeatsFirst sends plain heartbeats to their handler, which is the one
+// that the router would find, and all else to the router: finding it there
+// costs more than the heartbeat itself.
+func heartbeatsFirst(heartbeat, router http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if service, id, ok := heartbeatPath(r.URL); ok {
+			heartbeat.ServeHTTP(w, mux.SetURLVars(r, map[string]string{"service": service, "id": id}))
+			return
+		}
+		router.ServeHTTP(w, r)
+	})
+}
+
+// heartbeatPath takes apart the path of a heartbeat in which nothing is
+// escaped.
+func heartbeatPath(u *url.URL) (service, id string, ok bool) {
+	rest, ok := strings.CutSuffix(u.Path, "/heartbeat")
+	if !ok || u.RawPath != "" || strings.Contains(rest, "%") {
+		return "", "", false
+	}
+	if rest, ok = strings.CutPrefix(rest, "/v1/services/"); !ok {
+		return "", "", false
+	}
+	service, rest, ok = strings.Cut(rest, "/")
+	if !ok || service == "" {
+		return "", "", false
+	}
+	id, ok = strings.CutPrefix(rest, "instances/")
+	return service, id, ok && id != "" && !strings.Contains(id, "/")
+}
 
 // heartbeat is PUT /v1/services/{service}/instances/{id}/heartbeat. It is by
 // far the most frequent request, so its reply is put together by hand.

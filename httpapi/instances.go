@@ -47,8 +47,30 @@ func (t timestamp) MarshalText() ([]byte, error) {
 	return appendTime(nil, time.Time(t)), nil
 }
 
+// appendTime is AppendFormat with 2006-01-02T15:04:05.000000000Z07:00, which
+// would read that text again each time.
 func appendTime(dst []byte, t time.Time) []byte {
-	return t.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000000000Z07:00")
+	t = t.UTC()
+	year, month, day := t.Date()
+	hour, minute, second := t.Clock()
+	dst = appendDigits(dst, year, 4)
+	dst = appendDigits(append(dst, '-'), int(month), 2)
+	dst = appendDigits(append(dst, '-'), day, 2)
+	dst = appendDigits(append(dst, 'T'), hour, 2)
+	dst = appendDigits(append(dst, ':'), minute, 2)
+	dst = appendDigits(append(dst, ':'), second, 2)
+	dst = appendDigits(append(dst, '.'), t.Nanosecond(), 9)
+	return append(dst, 'Z')
+}
+
+// appendDigits appends n in that many digits.
+func appendDigits(dst []byte, n, digits int) []byte {
+	dst = append(dst, "000000000"[:digits]...)
+	for k := len(dst) - 1; n > 0 && k >= len(dst)-digits; k-- {
+		dst[k] += byte(n % 10)
+		n /= 10
+	}
+	return dst
 }
 
 func (s *Server) describe(i *store.Instance, expires time.Time) instanceJSON {

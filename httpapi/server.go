@@ -182,6 +182,7 @@ func (s *Server) Handler() http.Handler {
 	// read as a path.
 	r.UseEncodedPath().SkipClean(true)
 	const instance = "/v1/services/{service}/instances/{id}"
+	var heartbeat http.Handler
 	for _, route := range []struct {
 		path    string
 		methods methods
@@ -198,7 +199,11 @@ func (s *Server) Handler() http.Handler {
 		{"/healthz", methods{http.MethodGet: s.healthz}},
 		{"/readyz", methods{http.MethodGet: s.readyz}},
 	} {
-		r.Handle(route.path, s.guard(route.path, route.methods))
+		h := s.guard(route.path, route.methods)
+		r.Handle(route.path, h)
+		if route.path == instance+"/heartbeat" {
+			heartbeat = h
+		}
 	}
 	if s.cfg.DNS != nil {
 		r.Handle("/dns-query", s.cfg.DNS)
@@ -212,7 +217,7 @@ func (s *Server) Handler() http.Handler {
 	crossOrigin.SetDenyHandler(handlerFunc(func(http.ResponseWriter, *http.Request) error {
 		return problemf(http.StatusForbidden, "a page from another origin may not change the registry")
 	}))
-	return s.access(crossOrigin.Handler(r))
+	return s.access(crossOrigin.Handler(heartbeatsFirst(heartbeat, r)))
 }
 
 // handlerFunc is a handler whose error becomes the response.

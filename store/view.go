@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"iter"
 	"slices"
-	"strings"
 	"sync/atomic"
 )
 
@@ -125,7 +124,16 @@ func (v *View) at(label string) (Member, bool) {
 }
 
 func (v *View) search(label string) (int, bool) {
-	return slices.BinarySearchFunc(v.members, label, func(m Member, l string) int { return strings.Compare(m.Label, l) })
+	low, high := 0, len(v.members)
+	for low < high {
+		mid := int(uint(low+high) / 2)
+		if v.members[mid].Label < label {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return low, low < len(v.members) && v.members[low].Label == label
 }
 
 // ambiguous returns the labels that are both an instance's and a tag's of the
