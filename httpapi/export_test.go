@@ -14,7 +14,7 @@ func NewOffline(r *store.Registry) *Server { return NewOfflineWith(r, Config{}) 
 func NewOfflineWith(r *store.Registry, cfg Config) *Server {
 	cfg.Registry = r
 	cfg.Name = func(i *store.Instance) string { return i.Label + "." + i.Service + ".service." }
-	s := &Server{registry: r, cfg: cfg.withDefaults()}
+	s := newServer(cfg.withDefaults())
 	s.ready.Store(true)
 	return s
 }

@@ -121,12 +121,28 @@ func (s *Server) heartbeats(w http.ResponseWriter, r *http.Request) error {
 	if err := b.read(w, r); err != nil {
 		return err
 	}
+	if err := b.check(s.grant(r)); err != nil {
+		return err
+	}
 	b.renew(s.registry)
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(b.reply)))
 	_, err := w.Write(b.reply)
 	return ignoreGone(err)
+}
+
+// check returns the error for the first item that the caller may not renew.
+func (b *batch) check(g *Grant) error {
+	if g.May(Register, "") && len(g.Services) == 0 {
+		return nil
+	}
+	for k, i := range b.items {
+		if err := g.check(Register, store.FoldName(string(i.service))); err != nil {
+			return problemf(http.StatusForbidden, "instances[%d]: %v", k, err)
+		}
+	}
+	return nil
 }
 
 // renew renews what is there, and makes the reply.

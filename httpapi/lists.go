@@ -40,6 +40,8 @@ func (j *serviceJSON) count(s store.Status) {
 type filter struct {
 	tags   []string // all of them
 	status *store.Status
+	patience
+	grant *Grant // of who asks
 }
 
 func (f filter) takes(i *store.Instance) bool {
@@ -51,21 +53,25 @@ func (f filter) takes(i *store.Instance) bool {
 	return f.status == nil || i.Status == *f.status
 }
 
-func readFilter(r *http.Request) (filter, error) {
-	if err := takeQuery(r, "tag", "status"); err != nil {
+func (s *Server) readFilter(r *http.Request) (filter, error) {
+	if err := takeQuery(r, "after", "status", "tag", "wait"); err != nil {
 		return filter{}, err
 	}
 	q := r.URL.Query() // takeQuery has seen that it can be read
-	f := filter{tags: q["tag"]}
+	patience, err := readPatience(q)
+	if err != nil {
+		return filter{}, err
+	}
+	f := filter{tags: q["tag"], patience: patience, grant: s.grant(r)}
 	switch list := q["status"]; {
 	case len(list) > 1:
 		return filter{}, problemf(http.StatusBadRequest, "status: %d of them; ask for one, or leave it out for all", len(list))
 	case len(list) == 1:
-		s, err := store.ParseStatus(list[0])
+		status, err := store.ParseStatus(list[0])
 		if err != nil {
 			return filter{}, err
 		}
-		f.status = &s
+		f.status = &status
 	}
 	return f, nil
 }
@@ -92,17 +98,46 @@ func takeQuery(r *http.Request, names ...string) error {
 	return nil
 }
 
+// servicesJSON is the list of services.
+type servicesJSON struct {
+	Revision store.Revision `json:"revision"`
+	Services []serviceJSON  `json:"services"`
+}
+
 // services is GET /v1/services.
 func (s *Server) services(w http.ResponseWriter, r *http.Request) error {
-	f, err := readFilter(r)
+	f, err := s.readFilter(r)
 	if err != nil {
 		return err
 	}
+	if f.wait > 0 {
+		return s.await(w, r, waiting{
+			patience: f.patience,
+			wants:    func(e *store.Event) bool { return s.changesSummary(f, e) },
+			answer: func() (string, any) {
+				list, _ := s.summaries(f)
+				if !f.grant.all() {
+					return "", list
+				}
+				return etag(list.Revision), list
+			},
+		})
+	}
+	list, settled := s.summaries(f)
+	// A part of the list has no ETag: it changes with the rights as well.
+	if settled && f.grant.all() && unchanged(w, r, list.Revision) {
+		return nil
+	}
+	return writeJSON(w, http.StatusOK, list)
+}
+
+// summaries lists the services, and reports whether the list stays the same
+// until the revision moves.
+func (s *Server) summaries(f filter) (servicesJSON, bool) {
 	revision, now := s.registry.Revision(), s.registry.Now() // before the views: never newer than they are
-	grant := s.grant(r)
 	list, settled := []serviceJSON{}, true
 	for v := range s.registry.Services {
-		if !grant.May(Read, v.Service) {
+		if !f.grant.May(Read, v.Service) {
 			continue
 		}
 		settled = settled && v.Settled(now)
@@ -110,15 +145,8 @@ func (s *Server) services(w http.ResponseWriter, r *http.Request) error {
 			list = append(list, j)
 		}
 	}
-	// A part of the list has no ETag: it changes with the rights as well.
-	if settled && grant.all() && unchanged(w, r, revision) {
-		return nil
-	}
 	slices.SortFunc(list, func(a, b serviceJSON) int { return cmp.Compare(a.Name, b.Name) })
-	return writeJSON(w, http.StatusOK, struct {
-		Revision store.Revision `json:"revision"`
-		Services []serviceJSON  `json:"services"`
-	}{revision, list})
+	return servicesJSON{revision, list}, settled
 }
 
 func summarize(v *store.View, f filter, now store.Instant) serviceJSON {
@@ -131,48 +159,79 @@ func summarize(v *store.View, f filter, now store.Instant) serviceJSON {
 	return j
 }
 
+// instancesJSON is a service.
+type instancesJSON struct {
+	Revision  store.Revision `json:"revision"`
+	Service   string         `json:"service"`
+	Instances []instanceJSON `json:"instances"`
+}
+
 // service is GET /v1/services/{service}.
 func (s *Server) service(w http.ResponseWriter, r *http.Request) error {
 	name, err := pathVar(r, "service")
 	if err != nil {
 		return err
 	}
-	f, err := readFilter(r)
+	f, err := s.readFilter(r)
 	if err != nil {
 		return err
 	}
+	if f.wait > 0 {
+		if err := store.CheckLabel("service", name); err != nil {
+			return err // nothing will ever be there
+		}
+		return s.await(w, r, waiting{
+			patience: f.patience,
+			service:  name,
+			wants:    f.changesInstances,
+			answer:   func() (string, any) { d := s.list(name, f); return etag(d.Revision), d },
+		})
+	}
 	now := s.registry.Now()
 	v := s.registry.Service(name)
-	known, settled := false, false
-	list := []instanceJSON{}
-	if v != nil {
-		settled = v.Settled(now)
-		for m := range v.Members(now) {
-			known = true
-			if f.takes(m.Instance) {
-				list = append(list, s.describe(m.Instance, s.expires(m)))
-			}
-		}
-	}
-	if !known {
+	if v == nil || !anyLive(v, now) {
 		return problemf(http.StatusNotFound, "service %s: %v", name, store.ErrNotFound)
 	}
-	if settled && unchanged(w, r, v.Revision) {
+	if v.Settled(now) && unchanged(w, r, v.Revision) {
 		return nil
 	}
+	return writeJSON(w, http.StatusOK, instancesJSON{v.Revision, name, s.instances(v, f)})
+}
+
+func anyLive(v *store.View, now store.Instant) bool {
+	for range v.Members(now) {
+		return true
+	}
+	return false
+}
+
+// list is a service as it is, which may be not there at all.
+func (s *Server) list(name string, f filter) instancesJSON {
+	revision := s.registry.Revision() // before the view: never newer than that
+	v := s.registry.Service(name)
+	if v == nil {
+		return instancesJSON{revision, name, []instanceJSON{}}
+	}
+	return instancesJSON{v.Revision, name, s.instances(v, f)}
+}
+
+// instances returns the live ones that the filter leaves, by ID.
+func (s *Server) instances(v *store.View, f filter) []instanceJSON {
+	list := []instanceJSON{}
+	for m := range v.Members(s.registry.Now()) {
+		if f.takes(m.Instance) {
+			list = append(list, s.describe(m.Instance, s.expires(m)))
+		}
+	}
 	slices.SortFunc(list, func(a, b instanceJSON) int { return cmp.Compare(a.ID, b.ID) })
-	return writeJSON(w, http.StatusOK, struct {
-		Revision  store.Revision `json:"revision"`
-		Service   string         `json:"service"`
-		Instances []instanceJSON `json:"instances"`
-	}{v.Revision, name, list})
+	return list
 }
 
 // unchanged sets the ETag of a reply and answers 304 where the client has it.
 // The tag is a weak one: heartbeats move expires without moving the revision.
 func unchanged(w http.ResponseWriter, r *http.Request, at store.Revision) bool {
-	tag := fmt.Sprintf(`"%d"`, at)
-	w.Header().Set("ETag", "W/"+tag)
+	w.Header().Set("ETag", etag(at))
+	tag := strings.TrimPrefix(etag(at), "W/")
 	for have := range strings.SplitSeq(r.Header.Get("If-None-Match"), ",") {
 		if have = strings.TrimSpace(have); have == "*" || strings.TrimPrefix(have, "W/") == tag {
 			w.WriteHeader(http.StatusNotModified)
@@ -181,3 +240,5 @@ func unchanged(w http.ResponseWriter, r *http.Request, at store.Revision) bool {
 	}
 	return false
 }
+
+func etag(at store.Revision) string { return fmt.Sprintf(`W/"%d"`, at) }

@@ -67,6 +67,14 @@ type Config struct {
 	// 32768.
 	MaxConns int
 
+	// MaxWatchers bounds the watches that are open, streams of events and GETs
+	// that wait: more get 503. Default 16384.
+	MaxWatchers int
+
+	// MaxWatchersPerClient does so for one client address: more get 429.
+	// Default 4096.
+	MaxWatchersPerClient int
+
 	// Log gets what the operator should know. Default: the standard logger.
 	Log logrus.FieldLogger
 }
@@ -77,6 +85,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxConns == 0 {
 		c.MaxConns = 32768
+	}
+	if c.MaxWatchers == 0 {
+		c.MaxWatchers = 16384
+	}
+	if c.MaxWatchersPerClient == 0 {
+		c.MaxWatchersPerClient = 4096
 	}
 	if c.Log == nil {
 		c.Log = logrus.StandardLogger()
@@ -103,6 +117,7 @@ type Server struct {
 	ready    atomic.Bool
 	attempts attempts
 	batches  sync.Pool // of *batch
+	hub      *hub
 }
 
 // New binds the address, so that a port in use is known at once. Serve must
@@ -110,7 +125,9 @@ type Server struct {
 func New(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
 	if cfg.Listener != nil {
-		return &Server{cfg: cfg, registry: cfg.Registry, listener: cfg.Listener}, nil
+		s := newServer(cfg)
+		s.listener = cfg.Listener
+		return s, nil
 	}
 	network := "tcp"
 	if a, err := netip.ParseAddrPort(cfg.Listen); err == nil && a.Addr().Is4() {
@@ -120,8 +137,24 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP (--http): %w", err)
 	}
-	return &Server{cfg: cfg, registry: cfg.Registry, listener: l}, nil
+	s := newServer(cfg)
+	s.listener = l
+	return s, nil
 }
+
+// newServer makes a server without a listener.
+func newServer(cfg Config) *Server {
+	s := &Server{cfg: cfg, registry: cfg.Registry}
+	s.hub = newHub(s.registry, cfg.MaxWatchers, cfg.MaxWatchersPerClient, s.words)
+	return s
+}
+
+// Watchers returns how many watches are open.
+func (s *Server) Watchers() int { return s.hub.count() }
+
+// WatchersCut returns how many watches were cut because their clients did not
+// keep up.
+func (s *Server) WatchersCut() uint64 { return s.hub.cut.Load() }
 
 // Addr returns the address that the server listens on.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
@@ -151,6 +184,8 @@ func (s *Server) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
 		s.ready.Store(false)
+		s.hub.stop()
+		defer s.hub.running.Wait()
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 		defer cancel()
 		if err := h.Shutdown(end); err != nil {
@@ -165,6 +200,8 @@ func (s *Server) Serve(ctx context.Context) error {
 		return nil
 	}
 	stop()
+	s.hub.stop()
+	s.hub.running.Wait()
 	return fmt.Errorf("serve HTTP: %w", err)
 }
 
@@ -193,6 +230,7 @@ func (s *Server) Handler() http.Handler {
 		{"/v1/services/{service}/instances", methods{http.MethodPost: s.registerUnnamed}},
 		{"/v1/services/{service}", methods{http.MethodGet: s.service}},
 		{"/v1/services", methods{http.MethodGet: s.services}},
+		{"/v1/events", methods{http.MethodGet: s.events}},
 		{"/register", methods{http.MethodPost: s.seedRegister}},
 		{"/deregister", methods{http.MethodPost: s.seedDeregister}},
 		{"/services", methods{http.MethodGet: s.seedServices}},
