@@ -585,7 +585,13 @@ func TestSeed(t *testing.T) {
 // serve runs a server on a socket until the test ends.
 func serve(t *testing.T, r *store.Registry, maxConns int) *httpapi.Server {
 	t.Helper()
-	s, err := httpapi.New(httpapi.Config{Registry: r, Name: func(*store.Instance) string { return "" }, MaxConns: maxConns})
+	return serveWith(t, r, httpapi.Config{MaxConns: maxConns})
+}
+
+func serveWith(t *testing.T, r *store.Registry, cfg httpapi.Config) *httpapi.Server {
+	t.Helper()
+	cfg.Registry, cfg.Name = r, func(*store.Instance) string { return "" }
+	s, err := httpapi.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

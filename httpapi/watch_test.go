@@ -10,15 +10,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/rosterdns/roster/httpapi"
@@ -141,89 +137,327 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// Idle watchers cost under 10 KiB each: heap and stacks of this whole process,
-// the test's own ends of the connections included.
-func TestIdleWatchersAreCheap(t *testing.T) {
-	const n = 1000
-	for _, kind := range []string{"streams", "a service each", "waits"} {
-		t.Run(kind, func(t *testing.T) {
+func port(service, id string, n int) *store.Instance {
+	i := storetest.Instance(service, id)
+	i.Port = uint16(n)
+	return i
+}
+
+// A stream begins with the whole state, and has each change of its service
+// and of no other.
+func TestEvents(t *testing.T) {
+	r, _ := storetest.Open(t, memory, store.Config{})
+	s := serve(t, r, 0)
+	storetest.Register(t, r, storetest.Instance("web", "a1"))
+	storetest.Register(t, r, storetest.Instance("db", "a1"))
+	web, all, none := watch(t, s, "?service=Web", ""), watch(t, s, "", ""), watch(t, s, "?service=none", "nonsense")
+	data, at := web.want(t, "reset")
+	if list, _ := data["instances"].([]any); len(list) != 1 || data["service"] != "web" || at != r.Revision() || data["revision"] != float64(at) {
+		t.Errorf("reset of web at %d: %v", at, data)
+	}
+	data, _ = all.want(t, "reset")
+	if list, _ := data["instances"].([]any); len(list) != 2 {
+		t.Errorf("reset of all: %v", data)
+	}
+	if data, _ = none.want(t, "reset"); len(data["instances"].([]any)) != 0 {
+		t.Errorf("reset of none: %v", data)
+	}
+
+	ttl := time.Second
+	for _, change := range []func() error{
+		func() error { _, err := r.Register(t.Context(), storetest.Instance("web", "a2"), false); return err },
+		func() error { _, err := r.Register(t.Context(), storetest.Instance("db", "a2"), false); return err },
+		func() error { _, err := r.Register(t.Context(), port("web", "a2", 1), false); return err },
+		func() error {
+			_, err := r.Heartbeat(t.Context(), "web", "a2", store.Beat{Status: new(store.Down)})
+			return err
+		},
+		func() error { _, err := r.Heartbeat(t.Context(), "web", "a2", store.Beat{}); return err }, // nothing
+		func() error { _, err := r.Deregister(t.Context(), "web", "a2"); return err },
+		func() error { _, err := r.Heartbeat(t.Context(), "web", "a1", store.Beat{TTL: &ttl}); return err },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := at
+	for _, want := range []struct{ kind, id, status string }{
+		{"register", "a2", "up"}, {"update", "a2", "up"}, {"status", "a2", "down"}, {"deregister", "a2", "down"}, {"update", "a1", "up"}, {"expire", "a1", "up"},
+	} {
+		data, id := web.want(t, want.kind)
+		if data["id"] != want.id || data["status"] != want.status || data["service"] != "web" || data["revision"] != float64(id) || id <= last {
+			t.Errorf("%s at %d: %v", want.kind, id, data)
+		}
+		if gone := want.kind == "deregister" || want.kind == "expire"; (data["expires"] == nil) != gone && want.id == "a1" {
+			t.Errorf("%s: expires %v", want.kind, data["expires"])
+		}
+		last = id
+	}
+	for _, kind := range []string{"register", "register", "update", "status", "deregister", "update", "expire"} {
+		all.want(t, kind)
+	}
+	// Nothing has come to the third meanwhile: its next event is this one.
+	storetest.Register(t, r, storetest.Instance("none", "x"))
+	none.want(t, "register")
+	all.want(t, "register")
+
+	for path, status := range map[string]int{
+		"?service=a.b": 400, "?service=a&service=b": 400, "?tag=x": 400, "?service=": 400,
+	} {
+		if c, err := request(s.Addr().String(), "/v1/events"+path, "", status); err != nil {
+			t.Error(err)
+		} else {
+			c.Close()
+		}
+	}
+}
+
+// After a reconnect a stream goes on where it was, or begins anew where that
+// is not known any more.
+func TestResume(t *testing.T) {
+	r, _ := storetest.Open(t, memory, store.Config{History: 8})
+	s := serve(t, r, 0)
+	reg := storetest.Register(t, r, storetest.Instance("web", "a1"))
+	storetest.Register(t, r, storetest.Instance("db", "a1"))
+	for k := range 3 {
+		storetest.Register(t, r, port("web", "a1", k))
+	}
+	at := reg.Revision
+	id := func(r store.Revision) string { return fmt.Sprint(uint64(r)) }
+
+	c := watch(t, s, "?service=web", id(at))
+	for k := range 3 {
+		if data, _ := c.want(t, "update"); data["port"] != float64(k) {
+			t.Errorf("event %d: %v", k, data)
+		}
+	}
+	storetest.Register(t, r, port("web", "a1", 3))
+	c.want(t, "update")
+	c = watch(t, s, "", id(at+4))
+	if _, got := c.want(t, "update"); got != at+5 {
+		t.Errorf("got %d, want %d", got, at+5)
+	}
+
+	for k := range 20 { // the history no longer reaches back
+		storetest.Register(t, r, port("db", "a1", 100+k))
+	}
+	for what, c := range map[string]struct{ service, last string }{
+		"compacted, all":     {"", id(at)},
+		"compacted, changed": {"?service=web", id(at + 4)},
+		"another life":       {"?service=web", id(r.Revision() + 1)},
+		"no number":          {"?service=web", "x"},
+		"negative":           {"?service=web", "-1"},
+		"nobody there":       {"?service=nobody", id(at + 4)},
+	} {
+		t.Run(what, func(t *testing.T) {
+			if _, got := watch(t, s, c.service, c.last).want(t, "reset"); got != r.Revision() {
+				t.Errorf("reset at %d, want %d", got, r.Revision())
+			}
+		})
+	}
+	// Gone too, but nothing of it was web's.
+	c = watch(t, s, "?service=web", id(at+5))
+	eventually(t, "it watches", func() bool { return s.Watchers() > 0 })
+	storetest.Register(t, r, port("web", "a1", 9))
+	c.want(t, "update")
+}
+
+// A thousand watchers on a hundred services, ten thousand changes, and
+// connections that break: every watcher has each change of its service once
+// and in order.
+func TestEveryChangeOnceInOrder(t *testing.T) {
+	const watchers, services, changes = 1000, 100, 10_000
+	r, _ := storetest.Open(t, memory, store.Config{})
+	s := serve(t, r, 0)
+	start := r.Revision()
+	var broken, events atomic.Int64
+	var g sync.WaitGroup
+	var ready sync.WaitGroup
+	ready.Add(watchers)
+	for w := range watchers {
+		g.Go(func() {
+			begun := sync.OnceFunc(ready.Done)
+			defer begun()
+			rnd := rand.New(rand.NewPCG(uint64(w), 0))
+			path := fmt.Sprintf("/v1/events?service=s%d", w%services)
+			want, last := 0, ""
+			for want < changes/services {
+				c, err := request(s.Addr().String(), path, last, 200)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for upTo := want + 1 + rnd.IntN(60); want < min(upTo, changes/services); {
+					e, err := c.next()
+					if err != nil {
+						break // cut: it did not keep up
+					}
+					if last = fmt.Sprint(uint64(e.id)); e.kind == "reset" {
+						if want > 0 || e.id != start {
+							t.Errorf("watcher %d: a reset at %d after %d events", w, e.id-start, want)
+							return
+						}
+						begun()
+						continue
+					}
+					var data struct {
+						Service string
+						Port    int
+					}
+					if err := json.Unmarshal([]byte(e.data), &data); err != nil || data.Port != want || data.Service != fmt.Sprintf("s%d", w%services) {
+						t.Errorf("watcher %d: got %+v, %v; want change %d", w, data, err, want)
+						return
+					}
+					want++
+					events.Add(1)
+				}
+				c.Close()
+				broken.Add(1)
+			}
+		})
+	}
+	ready.Wait()
+	var writers sync.WaitGroup
+	for first := range 4 {
+		writers.Go(func() {
+			for k := first; k < services; k += 4 {
+				for n := range changes / services {
+					storetest.Register(t, r, port(fmt.Sprintf("s%d", k), "a1", n))
+				}
+			}
+		})
+	}
+	writers.Wait()
+	g.Wait()
+	t.Logf("%d events to %d watchers over %d connections, %d of them cut", events.Load(), watchers, broken.Load(), s.WatchersCut())
+	if events.Load() != watchers*changes/services {
+		t.Errorf("%d events, want %d", events.Load(), watchers*changes/services)
+	}
+	if broken.Load() < 2*watchers {
+		t.Errorf("only %d connections: nothing was resumed", broken.Load())
+	}
+}
+
+// A watcher that does not read is cut, and has what it missed when it comes
+// back. Nobody waits for it.
+func TestSlowWatcherIsCut(t *testing.T) {
+	r, _ := storetest.Open(t, memory, store.Config{})
+	s := serve(t, r, 0)
+	c := watch(t, s, "?service=web", "")
+	c.want(t, "reset")
+	big := storetest.Instance("web", "a1")
+	for k := range 60 {
+		big.Meta = append(big.Meta, store.Pair{Key: fmt.Sprint(k), Value: strings.Repeat("x", 200)})
+	}
+	const n = 4000 // 50 MB, which no buffer between the two takes
+	for k := range n {
+		i := *big
+		i.Port = uint16(k)
+		storetest.Register(t, r, &i)
+	}
+	eventually(t, "it is cut and gone", func() bool { return s.WatchersCut() == 1 && s.Watchers() == 0 })
+	seen, last := 0, ""
+	for {
+		e, err := c.next()
+		if err != nil {
+			break
+		}
+		seen, last = seen+1, fmt.Sprint(uint64(e.id))
+	}
+	c = watch(t, s, "?service=web", last)
+	for ; seen < n; seen++ {
+		want := "update"
+		if seen == 0 {
+			want = "register"
+		}
+		if data, _ := c.want(t, want); data["port"] != float64(seen) {
+			t.Fatalf("after it was cut: port %v, want %d", data["port"], seen)
+		}
+	}
+}
+
+func TestWatcherCaps(t *testing.T) {
+	for name, c := range map[string]struct {
+		cfg    httpapi.Config
+		status int
+	}{
+		"in all":     {httpapi.Config{MaxWatchers: 2}, 503},
+		"per client": {httpapi.Config{MaxWatchersPerClient: 2}, 429},
+	} {
+		t.Run(name, func(t *testing.T) {
 			r, _ := storetest.Open(t, memory, store.Config{})
-			for k := range n {
-				storetest.Register(t, r, storetest.Instance(fmt.Sprintf("s%d", k), "a1"))
+			s := serveWith(t, r, c.cfg)
+			first := watch(t, s, "", "")
+			first.want(t, "reset")
+			waits := fmt.Sprintf("/v1/services?after=%d&wait=1m", r.Revision())
+			second, err := net.Dial("tcp", s.Addr().String())
+			if err != nil {
+				t.Fatal(err)
 			}
-			s := serve(t, r, 0)
-			before := inUse()
-			var fds []int
-			for k := range n {
-				service := k % 100
-				if kind == "a service each" {
-					service = k
+			defer second.Close()
+			if _, err := io.WriteString(second, "GET "+waits+" HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "two watch", func() bool { return s.Watchers() == 2 })
+			for _, path := range []string{"/v1/events", waits} {
+				refused, err := request(s.Addr().String(), path, "", c.status)
+				if err != nil {
+					t.Fatal(err)
 				}
-				path := fmt.Sprintf("/v1/events?service=s%d", service)
-				if kind == "waits" {
-					path = fmt.Sprintf("/v1/services/s%d?after=%d&wait=5m", service, r.Revision())
-				}
-				fds = append(fds, rawWatch(t, s.Addr().String(), path))
+				refused.Close()
 			}
-			eventually(t, "all watch", func() bool { return s.Watchers() == n })
-			if kind != "waits" { // each has had an event
-				for k := range n {
-					i := storetest.Instance(fmt.Sprintf("s%d", k), "a1")
-					i.Port = 1
-					storetest.Register(t, r, i)
-				}
+			// Who does not wait is served, and one that goes makes room.
+			plain, err := request(s.Addr().String(), "/v1/services", "", 200)
+			if err != nil {
+				t.Fatal(err)
 			}
-			var each uint64
-			eventually(t, "the handlers have gone", func() bool {
-				each = (inUse() - before) / n
-				return each < 10<<10
-			})
-			t.Logf("%d octets for each", each)
-			for _, fd := range fds {
-				syscall.Close(fd)
-			}
-			eventually(t, "those who disconnect are freed", func() bool { return s.Watchers() == 0 })
+			plain.Close()
+			first.Close()
+			eventually(t, "it is freed", func() bool { return s.Watchers() == 1 })
+			watch(t, s, "", "").want(t, "reset")
 		})
 	}
 }
 
-// inUse returns how much memory heap and stacks take.
-func inUse() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc + m.StackInuse
-}
-
-// rawWatch sends a request on a bare socket, which costs this process next to
-// nothing.
-func rawWatch(t *testing.T, addr, path string) int {
-	t.Helper()
-	a, err := net.ResolveTCPAddr("tcp4", addr)
+// When the server stops, watches end at once, and a GET that waits gets its
+// answer.
+func TestStopEndsWatches(t *testing.T) {
+	r, _ := storetest.Open(t, memory, store.Config{})
+	s, err := httpapi.New(httpapi.Config{Registry: r, Name: func(*store.Instance) string { return "" }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- s.Serve(ctx) }()
+	c := watch(t, s, "", "")
+	c.want(t, "reset")
+	got := make(chan *http.Response, 1)
+	go func() {
+		resp, err := http.Get(fmt.Sprintf("http://%s/v1/services/web?after=%d&wait=5m", s.Addr(), r.Revision()))
+		if err != nil {
+			t.Error(err)
+		}
+		got <- resp
+	}()
+	eventually(t, "both watch", func() bool { return s.Watchers() == 2 })
+	begin := time.Now()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
-	if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: a.Port, Addr: [4]byte(a.IP.To4())}); err != nil {
-		t.Fatal(err)
+	if d := time.Since(begin); d > 2*time.Second {
+		t.Errorf("it took %v to stop", d)
 	}
-	if _, err := syscall.Write(fd, []byte("GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
-		t.Fatal(err)
+	if e, err := c.next(); !errors.Is(err, io.EOF) {
+		t.Errorf("the stream: %+v, %v; want its end", e, err)
 	}
-	return fd
+	resp := <-got
+	if resp == nil {
+		return
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 || !strings.Contains(string(b), `"instances":[]`) {
+		t.Errorf("the GET: %s %s %v", resp.Status, b, err)
+	}
 }
-
-var (
-	_ = context.Background
-	_ = errors.Is
-	_ = rand.IntN
-	_ = http.StatusOK
-	_ = slices.Sort[[]int]
-	_ sync.Mutex
-	_ atomic.Int64
-	_ = synctest.Test
-)
