@@ -130,8 +130,8 @@ func runConfig(t *testing.T, b block) {
 
 var (
 	moment   = regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`)
-	revision = regexp.MustCompile(`("revision":|hostmaster.service. )\d{10}`)
 	secret   = regexp.MustCompile(`\broster_[A-Za-z0-9_-]{43}$|\b[0-9a-f]{64}$`)
+	revision = regexp.MustCompile(`("revision":|hostmaster.service. |^id: )\d{10}`)
 	ttl      = regexp.MustCompile(`^(\S+\s+)\d+(\s+IN\s)`)
 )
 

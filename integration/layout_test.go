@@ -89,13 +89,13 @@ func TestPackageComments(t *testing.T) {
 }
 
 // ARCHITECTURE.md names every file of production code, and none that is not
-// there, in under 150 lines.
+// there, in under 200 lines.
 func TestArchitectureNamesTheFiles(t *testing.T) {
 	b, err := os.ReadFile("../ARCHITECTURE.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(string(b), "\n"); n >= 150 {
+	if n := strings.Count(string(b), "\n"); n >= 200 {
 		t.Errorf("ARCHITECTURE.md has %d lines", n)
 	}
 	named := map[string]bool{}
