@@ -85,13 +85,17 @@ func watched(r *http.Request) (string, error) {
 // begin sends what the client is to see first: the events after the last one
 // that it has seen, or the whole state where those are no longer known.
 func (s *Server) begin(w *watcher, out io.Writer, last string) error {
+	after, err := strconv.ParseUint(last, 10, 64)
+	known := err == nil
+	var past []store.Event
+	if known {
+		past, known = s.since(w.service, store.Revision(after))
+	}
 	if _, err := io.WriteString(out, "retry: 1000\n\n"); err != nil {
 		return err
 	}
-	if after, err := strconv.ParseUint(last, 10, 64); err == nil {
-		if past, ok := s.since(w.service, store.Revision(after)); ok {
-			return s.catchUp(w, out, store.Revision(after), past)
-		}
+	if known {
+		return s.catchUp(w, out, store.Revision(after), past)
 	}
 	return s.reset(w, out)
 }

@@ -44,6 +44,7 @@ func (a api) ask(t *testing.T, path string) *asked {
 func TestWaitEndsWithTheResult(t *testing.T) {
 	change := func(request, body string) func(t *testing.T, a api) {
 		return func(t *testing.T, a api) {
+			t.Helper()
 			if r := a.do(t, request, body); r.status >= 300 {
 				t.Errorf("%s: %d %s", request, r.status, r.text)
 			}

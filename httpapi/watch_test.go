@@ -257,7 +257,9 @@ func TestResume(t *testing.T) {
 	}
 	// Gone too, but nothing of it was web's.
 	c = watch(t, s, "?service=web", id(at+5))
-	eventually(t, "it watches", func() bool { return s.Watchers() > 0 })
+	if line, err := c.in.ReadString('\n'); line != "retry: 1000\n" || err != nil {
+		t.Fatalf("%q, %v", line, err)
+	}
 	storetest.Register(t, r, port("web", "a1", 9))
 	c.want(t, "update")
 }

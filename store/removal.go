@@ -2,14 +2,9 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
-
-// ErrDraining: the instance is being drained for good, and only registering it
-// again brings it back.
-var ErrDraining = errors.New("is being drained: register it again to bring it back")
 
 // drainLength is the length of a lease whose instance is leaving: so short
 // that no renewal moves its end.

@@ -37,6 +37,9 @@ var (
 	ErrNotFound = errors.New("not registered")
 	// ErrExists: the registration was to create an instance, and it is there.
 	ErrExists = errors.New("already registered")
+	// ErrDraining: the instance is being drained, and only registering it again
+	// brings it back.
+	ErrDraining = errors.New("is being drained: register it again to bring it back")
 	// ErrNotDurable: the backend could not make the change last; nothing of
 	// it is visible, and trying again later is the right thing to do.
 	ErrNotDurable = errors.New("not stored durably")
