@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"net"
 	"net/http"
 
 	"github.com/rosterdns/roster/store"
@@ -58,3 +59,6 @@ func names(items []batchItem) [][2]string {
 	}
 	return list
 }
+
+// Thrifty wraps a connection as those of the server are.
+func Thrifty(c net.Conn) net.Conn { return &thriftyConn{Conn: c} }

@@ -13,16 +13,22 @@ import (
 	"github.com/rosterdns/roster/store"
 )
 
-// heartbeatsFirst sends plain heartbeats to their handler, which is the one
-// that the router would find, and all else to the router: finding it there
-// costs more than the heartbeat itself.
-func heartbeatsFirst(heartbeat, router http.Handler) http.Handler {
+// heartbeatsFirst sends plain heartbeats past the router, in which finding
+// their handler costs more than the heartbeat itself. With rights it is the
+// guarded handler that the router would find.
+func (s *Server) heartbeatsFirst(guarded, router http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if service, id, ok := heartbeatPath(r.URL); ok {
-			heartbeat.ServeHTTP(w, mux.SetURLVars(r, map[string]string{"service": service, "id": id}))
-			return
+		service, id, ok := heartbeatPath(r.URL)
+		switch {
+		case !ok || r.Method != http.MethodPut:
+			router.ServeHTTP(w, r)
+		case s.cfg.Rights != nil:
+			guarded.ServeHTTP(w, mux.SetURLVars(r, map[string]string{"service": service, "id": id}))
+		default:
+			if err := s.beat(w, r, store.FoldName(service), id); err != nil {
+				writeProblem(w, r, err)
+			}
 		}
-		router.ServeHTTP(w, r)
 	})
 }
 
@@ -44,13 +50,18 @@ func heartbeatPath(u *url.URL) (service, id string, ok bool) {
 	return service, id, ok && id != "" && !strings.Contains(id, "/")
 }
 
-// heartbeat is PUT /v1/services/{service}/instances/{id}/heartbeat. It is by
-// far the most frequent request, so its reply is put together by hand.
+// heartbeat is PUT /v1/services/{service}/instances/{id}/heartbeat.
 func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) error {
 	service, id, err := target(r)
 	if err != nil {
 		return err
 	}
+	return s.beat(w, r, service, id)
+}
+
+// beat is by far the most frequent request, so its reply is put together by
+// hand.
+func (s *Server) beat(w http.ResponseWriter, r *http.Request, service, id string) error {
 	if err := takeQuery(r); err != nil {
 		return err
 	}

@@ -194,7 +194,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 	})
 	s.ready.Store(true)
-	err := s.serve(h, netutil.LimitListener(s.listener, s.cfg.MaxConns))
+	err := s.serve(h, thriftyListener{netutil.LimitListener(s.listener, s.cfg.MaxConns)})
 	if errors.Is(err, http.ErrServerClosed) {
 		<-stopped
 		return nil
@@ -255,7 +255,7 @@ func (s *Server) Handler() http.Handler {
 	crossOrigin.SetDenyHandler(handlerFunc(func(http.ResponseWriter, *http.Request) error {
 		return problemf(http.StatusForbidden, "a page from another origin may not change the registry")
 	}))
-	return s.access(crossOrigin.Handler(heartbeatsFirst(heartbeat, r)))
+	return s.access(crossOrigin.Handler(s.heartbeatsFirst(heartbeat, r)))
 }
 
 // handlerFunc is a handler whose error becomes the response.
