@@ -23,20 +23,30 @@ import (
 // asked is a GET that may still wait for its answer.
 type asked struct {
 	reply
-	done bool
-	at   time.Time // when it was answered
+	at    time.Time     // when it was answered
+	ended chan struct{} // closed when it was
+}
+
+func (q *asked) done() bool {
+	select {
+	case <-q.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // ask sends a GET that waits; it is for synctest bubbles.
 func (a api) ask(t *testing.T, path string) *asked {
 	t.Helper()
-	var q asked
+	q := &asked{ended: make(chan struct{})}
 	go func() {
+		defer close(q.ended)
 		q.reply = a.do(t, "GET "+path, "")
-		q.at, q.done = time.Now(), true
+		q.at = time.Now()
 	}()
 	synctest.Wait()
-	return &q
+	return q
 }
 
 // A GET that waits is answered by the first change of its own result, and by
@@ -98,23 +108,23 @@ func TestWaitEndsWithTheResult(t *testing.T) {
 				}
 				begin := time.Now()
 				q := a.ask(t, fmt.Sprintf(c.path, a.Revision()))
-				if q.done {
+				if q.done() {
 					t.Fatalf("it did not wait: %s", q.text)
 				}
 				c.change(t, a)
 				synctest.Wait()
-				if q.done != c.ends {
-					t.Errorf("after the change: answered %v, want %v", q.done, c.ends)
+				if q.done() != c.ends {
+					t.Errorf("after the change: answered %v, want %v", q.done(), c.ends)
 				}
 				storetest.Advance(20 * time.Second)
-				if !q.done || q.status != 200 || !c.ends && q.at.Sub(begin) != 20*time.Second {
-					t.Fatalf("at the end of the wait: answered %v with %d after %v", q.done, q.status, q.at.Sub(begin))
+				if !q.done() || q.status != 200 || !c.ends && q.at.Sub(begin) != 20*time.Second {
+					t.Fatalf("at the end of the wait: answered %v with %d after %v", q.done(), q.status, q.at.Sub(begin))
 				}
 				// The same question without waiting has the same answer.
 				path, _, _ := strings.Cut(c.path, waits)
 				if plain := a.do(t, "GET "+strings.TrimRight(path, "?&"), ""); plain.status == 200 && name != "a drain" {
 					got, want := q.json, plain.json
-					if !q.done || fmt.Sprint(got["services"]) != fmt.Sprint(want["services"]) || len(q.ids("instances", "id")) != len(plain.ids("instances", "id")) {
+					if !q.done() || fmt.Sprint(got["services"]) != fmt.Sprint(want["services"]) || len(q.ids("instances", "id")) != len(plain.ids("instances", "id")) {
 						t.Errorf("got %v, want %v", got, want)
 					}
 					if q.header.Get("ETag") != plain.header.Get("ETag") && c.ends {
@@ -135,8 +145,8 @@ func TestWaitFollows(t *testing.T) {
 		ask := func(path string) *asked { return a.ask(t, fmt.Sprintf("%s&after=%.0f&wait=10s", path, at)) }
 		revision := func(q *asked) {
 			t.Helper()
-			if !q.done || q.status != 200 {
-				t.Fatalf("answered %v, %d %s", q.done, q.status, q.text)
+			if !q.done() || q.status != 200 {
+				t.Fatalf("answered %v, %d %s", q.done(), q.status, q.text)
 			}
 			at = q.json["revision"].(float64)
 		}
@@ -146,7 +156,7 @@ func TestWaitFollows(t *testing.T) {
 			t.Errorf("%q are there", got)
 		}
 		q = ask("/v1/services/web?")
-		if q.done {
+		if q.done() {
 			t.Fatal("answered without a change")
 		}
 		a.want(t, 201, "PUT "+web+"a1", `{"permanent":true}`)
@@ -161,13 +171,13 @@ func TestWaitFollows(t *testing.T) {
 		for k := range 40 {
 			a.do(t, "PUT /v1/services/db/instances/a1", fmt.Sprintf(`{"permanent":true,"port":%d}`, k))
 		}
-		if q = ask("/v1/services/web?"); q.done {
+		if q = ask("/v1/services/web?"); q.done() {
 			t.Error("answered without a change of web")
 		}
 		a.want(t, 200, "DELETE "+web+"a1", "")
 		synctest.Wait()
 		revision(q)
-		if q = ask("/v1/services/web?"); q.done {
+		if q = ask("/v1/services/web?"); q.done() {
 			t.Error("answered without a change of what is not there")
 		}
 		storetest.Advance(10 * time.Second)
@@ -177,7 +187,7 @@ func TestWaitFollows(t *testing.T) {
 		revision(ask("/v1/services/web?"))
 		at = 0
 		revision(ask("/v1/services?"))
-		if q = ask("/v1/services?"); q.done {
+		if q = ask("/v1/services?"); q.done() {
 			t.Error("answered without a change of any")
 		}
 		storetest.Advance(10 * time.Second)
@@ -209,7 +219,7 @@ func TestLongestWait(t *testing.T) {
 		begin := time.Now()
 		q := a.ask(t, fmt.Sprintf("/v1/services?after=%d&wait=24h", a.Revision()))
 		storetest.Advance(24 * time.Hour)
-		if !q.done || q.at.Sub(begin) != 10*time.Minute {
+		if !q.done() || q.at.Sub(begin) != 10*time.Minute {
 			t.Errorf("answered after %v", q.at.Sub(begin))
 		}
 	})

@@ -1,0 +1,6 @@
+//go:build !race
+
+package httpapi_test
+
+// underRace: everything takes ten times as long.
+const underRace = false
