@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -464,5 +465,45 @@ func TestStopEndsWatches(t *testing.T) {
 	defer resp.Body.Close()
 	if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 || !strings.Contains(string(b), `"instances":[]`) {
 		t.Errorf("the GET: %s %s %v", resp.Status, b, err)
+	}
+}
+
+// A client that comes back while changes go on, and while some of what it has
+// missed may also come to it anew, has each of them once.
+func TestResumeMeetsChanges(t *testing.T) {
+	r, _ := storetest.Open(t, memory, store.Config{})
+	s := serve(t, r, 0)
+	start := storetest.Register(t, r, port("web", "a1", 0)).Revision
+	ctx, cancel := context.WithCancel(t.Context())
+	var writer sync.WaitGroup
+	defer writer.Wait()
+	defer cancel()
+	// Never far ahead of the client, which would only read for ever.
+	var read atomic.Int64
+	writer.Go(func() {
+		for n := 1; ctx.Err() == nil; {
+			if int64(n) > read.Load()+300 {
+				runtime.Gosched()
+				continue
+			}
+			storetest.Register(t, r, port("web", "a1", n%65536))
+			n++
+		}
+	})
+	last := start
+	for range 80 {
+		c, err := request(s.Addr().String(), "/v1/events?service=web", fmt.Sprint(uint64(last)), 200)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k := range 400 {
+			e, err := c.next()
+			if err != nil || e.id != last+1 {
+				t.Fatalf("event %d: %d, %v; want %d", k, e.id-start, err, last+1-start)
+			}
+			last = e.id
+			read.Add(1)
+		}
+		c.Close()
 	}
 }
