@@ -27,9 +27,11 @@ const (
 	// how long a client may take to accept its answers.
 	messageTime = 5 * time.Second
 	writeTime   = 6 * time.Second
-	// lastTime is how long what comes is still answered once the server is to
-	// end, so that what was on its way gets its answer.
-	lastTime = 100 * time.Millisecond
+	// Once the server is to end, a connection is served until nothing has come
+	// for lastIdle, so that what was on its way gets its answer, but not for
+	// longer than lastTime.
+	lastIdle = 50 * time.Millisecond
+	lastTime = 500 * time.Millisecond
 	// lazily is how late a deadline may be set: setting one costs as much as
 	// answering a query.
 	lazily = time.Second
@@ -91,12 +93,13 @@ func (s *streams) serve(ctx context.Context) error {
 // stop ends the listener and gives the connections a last moment.
 func (s *streams) stop() {
 	_ = s.listener.Close()
-	s.until = time.Now().Add(lastTime)
+	now := time.Now()
+	s.until = now.Add(lastTime)
 	s.stopping.Store(true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		_ = c.conn.SetReadDeadline(s.until)
+		_ = c.conn.SetReadDeadline(now.Add(lastIdle))
 	}
 }
 
@@ -194,6 +197,9 @@ func (c *stream) serve() {
 // one.
 func (c *stream) setReadDeadline(partial bool) error {
 	now := time.Now()
+	if c.stopping.Load() {
+		return c.setLastDeadline(now)
+	}
 	switch {
 	case partial && !c.partial:
 		c.readBy = now.Add(messageTime)
@@ -208,10 +214,19 @@ func (c *stream) setReadDeadline(partial bool) error {
 	}
 	c.partial = partial
 	err := c.conn.SetReadDeadline(c.readBy)
-	if c.stopping.Load() {
-		err = c.conn.SetReadDeadline(c.until)
+	if c.stopping.Load() { // since just now, and stop's deadline may be gone
+		return c.setLastDeadline(now)
 	}
 	return err
+}
+
+// setLastDeadline gives what is on its way its time once the server is to end.
+func (c *stream) setLastDeadline(now time.Time) error {
+	last := now.Add(lastIdle)
+	if last.After(c.until) {
+		last = c.until
+	}
+	return c.conn.SetReadDeadline(last)
 }
 
 // answer answers the messages in what has come, and returns what is no whole
