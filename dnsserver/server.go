@@ -253,7 +253,7 @@ func (s *Server) listenTLS(address string) error {
 	}
 	bound := l.Addr().(*net.TCPAddr).AddrPort() //nolint:errcheck // what a TCP socket has
 	s.tlsAddrs = append(s.tlsAddrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
-	s.streams = append(s.streams, s.newStreams(tls.NewListener(l, s.cfg.TLSConfig), overTLS))
+	s.streams = append(s.streams, s.newStreams(l, overTLS))
 	return nil
 }
 

@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -68,32 +69,33 @@ func (s *Server) newStreams(l net.Listener, t transport) *streams {
 func (s *streams) serve(ctx context.Context) error {
 	defer context.AfterFunc(ctx, s.stop)()
 	defer s.done.Wait()
+	defer s.listener.Close()
 	for {
 		conn, err := s.listener.Accept()
 		switch {
+		case err == nil:
+			s.admit(conn)
 		case ctx.Err() != nil:
-			if err == nil {
-				_ = conn.Close()
-			}
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("serve DNS over %s: %w", s.client, err)
-		case err != nil: // out of file descriptors, most likely: others end meanwhile
+		default: // out of file descriptors, most likely: others end meanwhile
 			s.server.cfg.Log.WithError(err).Warnf("a connection for DNS over %s could not be accepted", s.client)
 			select {
 			case <-ctx.Done():
 			case <-time.After(acceptPause):
 			}
-		default:
-			s.admit(conn)
 		}
 	}
 }
 
-// stop ends the listener and gives the connections a last moment.
+// stop gives the connections a last moment, those included that the system has
+// accepted and we have not, and ends the listener.
 func (s *streams) stop() {
-	_ = s.listener.Close()
 	now := time.Now()
+	if l, ok := s.listener.(interface{ SetDeadline(t time.Time) error }); !ok || l.SetDeadline(now.Add(lastIdle)) != nil {
+		_ = s.listener.Close()
+	}
 	s.until = now.Add(lastTime)
 	s.stopping.Store(true)
 	s.mu.Lock()
@@ -105,6 +107,9 @@ func (s *streams) stop() {
 
 // admit begins to serve a connection, unless that would be too many.
 func (s *streams) admit(conn net.Conn) {
+	if s.client == overTLS {
+		conn = tls.Server(conn, s.server.cfg.TLSConfig)
+	}
 	c := &stream{streams: s, conn: conn, client: client{addr: remoteAddr(conn), transport: s.client}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
