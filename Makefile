@@ -5,6 +5,8 @@
 # make integration  the tests with real programs, all of which must be there
 # make bench      Go's benchmarks
 # make bench-dns  roster beside NSD, Knot and BIND (Debian: nsd knot bind9 python3 gcc)
+# make bench-churn  what registrations and heartbeats cost DNS
+# make bench-transfer  what a transfer of a large zone takes, and costs queries
 # make fuzz       each fuzz target for FUZZTIME
 # make lint       the linter
 # make check      what to run before a commit: tidy, lint, test, race
@@ -12,7 +14,7 @@
 GOLANGCI = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME = 1m
 
-.PHONY: help build test race integration bench bench-dns fuzz lint tidy check
+.PHONY: help build test race integration bench bench-dns bench-churn bench-transfer fuzz lint tidy check
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -34,6 +36,12 @@ bench:
 
 bench-dns: build
 	python3 integration/bench/bench.py --roster bin/roster
+
+bench-churn: build
+	for d in reference crowd services hot; do python3 integration/bench/churn.py --roster bin/roster --data $$d || exit 1; done
+
+bench-transfer: build
+	python3 integration/bench/transfer.py --roster bin/roster
 
 fuzz:
 	@for p in $$(go list ./...); do \

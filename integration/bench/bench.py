@@ -284,7 +284,7 @@ def measure(a, srv, work):
     pids = srv.pids()
     p = subprocess.Popen(["taskset", "-c", str(a.gencpu), a.dnsload, "-p", str(srv.port), "-d", qf, "-l", str(a.secs),
                           "-c", str(a.socks), "-w", str(a.window), "-e", str(a.edns), "-Q", str(a.rate)]
-                         + (["-E"] if srv.name == "echo" else []) + (["-T"] if a.tcp else []),
+                         + (["-E"] if srv.name == "echo" else []) + (["-T"] if a.tcp else []) + (["-S"] if a.sleepy else []),
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in p.stderr:
         if line.startswith("START"):
@@ -309,7 +309,7 @@ def main():
     p.add_argument("--roster", required=True, help="the binary")
     p.add_argument("--peers", default="nsd,knot,bind,echo")
     p.add_argument("--add", action="append", default=[], metavar="NAME=COMMAND")
-    p.add_argument("--suite", default="heavy,light,nx,heavy/edns0,nx/edns0,heavy@5000,heavy@20000,heavy@60000")
+    p.add_argument("--suite", default="heavy,light,nx,heavy/edns0,nx/edns0,heavy/tcp,light/tcp,heavy@5000,heavy@20000,heavy@60000")
     p.add_argument("--heavy", type=int, default=1000, help="services of --per instances")
     p.add_argument("--per", type=int, default=10)
     p.add_argument("--light", type=int, default=1000, help="services of 1 to 3 instances")
@@ -319,6 +319,7 @@ def main():
     p.add_argument("--window", type=int, default=16)
     p.add_argument("--cpu", default="0")
     p.add_argument("--gencpu", default="1")
+    p.add_argument("--sleepy", action="store_true", help="the generator sleeps between paced queries, and so leaves its CPU to others")
     p.add_argument("--threads", type=int, default=1, help="worker threads of nsd, knot and bind")
     p.add_argument("--port", type=int, default=15300)
     p.add_argument("--foreign", type=float, default=0.06, help="CPUs that other processes may use during a measurement")
