@@ -21,7 +21,7 @@ type Beat struct {
 func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (Registration, error) {
 	at := slot{FoldName(service), Label(id)}
 	present, known := r.member(at)
-	if !known || present.ID != id || !present.Lease.renew(r.Now()) {
+	if !known || present.ID != id || !r.renew(present.Lease, r.Now()) {
 		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
 	}
 	if present.Leaving && b.Status != nil && *b.Status != Draining {
@@ -108,7 +108,7 @@ func (r *Registry) Renew(service, id []byte) bool {
 	}
 	now := r.Now()
 	m, ok := v.ByLabelBytes(l, now)
-	return ok && m.ID == string(id) && m.Lease.renew(now)
+	return ok && m.ID == string(id) && r.renew(m.Lease, now)
 }
 
 // appendFolded is FoldName for octets.

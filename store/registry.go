@@ -79,6 +79,7 @@ type Registry struct {
 	deadlines *deadlines
 	weights   *weights
 	feed      *feed
+	counts    counts
 }
 
 // Open loads what the backend has kept. Every instance comes back with a full
@@ -254,7 +255,7 @@ func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Reg
 		return Registration{}, &ConflictError{at.label + "." + at.service, present.String(), in.String(), "choose another ID"}
 	case live && create:
 		return Registration{}, fmt.Errorf("%s: %w", in, ErrExists)
-	case live && present.Lease.renew(r.Now()):
+	case live && r.renew(present.Lease, r.Now()):
 		// Hearing from it has renewed the lease it has, so that a slow disk
 		// below does not let it end.
 		r.weights.forget(present.Lease)
@@ -355,6 +356,7 @@ type changedLease struct {
 
 func (b *batch) apply(e *Event) {
 	i := e.Instance()
+	b.counts.changes[e.Kind].Add(1)
 	s := b.home(i.Service)
 	v := b.views[s]
 	if v == nil {

@@ -34,6 +34,7 @@ type Store struct {
 	waiting chan struct{} // has room for one: queue is not empty, or closed is set
 
 	commitTx func(*bbolt.Tx) error // (*bbolt.Tx).Commit but in tests
+	counts   *counts
 
 	mu     sync.Mutex
 	queue  []*commit // guarded by mu
@@ -66,6 +67,7 @@ func openChecked(path string, check func(string) (contents, error)) (*Store, err
 		path:     path,
 		db:       db,
 		commitTx: (*bbolt.Tx).Commit,
+		counts:   newCounts(),
 		found:    found,
 		done:     make(chan struct{}),
 		waiting:  make(chan struct{}, 1),
@@ -247,6 +249,7 @@ func (c *committer) run() {
 func (c *committer) write(batch []*commit) error {
 	revision, err := c.transact(batch)
 	if err != nil {
+		c.counts.failed.Add(1)
 		c.remember(batch)
 		return fmt.Errorf("write store %s: %w: %w", c.path, store.ErrNotDurable, err)
 	}
@@ -256,6 +259,7 @@ func (c *committer) write(batch []*commit) error {
 	for _, one := range batch {
 		all = append(all, one.events...)
 	}
+	c.counts.changes.Count(int64(len(all)))
 	if len(all) > 0 {
 		c.apply(all)
 	}
@@ -310,7 +314,12 @@ func (c *committer) transact(batch []*commit) (store.Revision, error) {
 	if err := putMeta(tx, revision, count); err != nil {
 		return 0, err
 	}
-	return revision, c.commitTx(tx)
+	begin := time.Now()
+	if err := c.commitTx(tx); err != nil {
+		return 0, err
+	}
+	c.counts.took.Count(int64(time.Since(begin)))
+	return revision, nil
 }
 
 // put makes the record under a key that of i, or removes it where i is nil,
