@@ -64,7 +64,8 @@ func documentOf(err error) problemDocument {
 	return d
 }
 
-func writeProblem(w http.ResponseWriter, r *http.Request, err error) {
+// writeProblem writes an error, and returns its status.
+func writeProblem(w http.ResponseWriter, r *http.Request, err error) (status int) {
 	d := documentOf(err)
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
@@ -72,10 +73,10 @@ func writeProblem(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set("Retry-After", "1")
 	}
 	w.WriteHeader(d.Status)
-	if r.Method == http.MethodHead {
-		return
+	if r.Method != http.MethodHead {
+		_ = json.NewEncoder(w).Encode(d) // a client that has gone cannot be told
 	}
-	_ = json.NewEncoder(w).Encode(d) // a client that has gone cannot be told
+	return d.Status
 }
 
 // writeJSON writes a reply. Errors of the connection are nobody's to handle.

@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/http"
 
+	"github.com/gorilla/mux"
+
 	"github.com/rosterdns/roster/store"
 )
 
@@ -62,3 +64,27 @@ func names(items []batchItem) [][2]string {
 
 // Thrifty wraps a connection as those of the server are.
 func Thrifty(c net.Conn) net.Conn { return &thriftyConn{Conn: c} }
+
+// Routes returns the methods of every path that the server has.
+func Routes(s *Server) map[string][]string {
+	routes := map[string][]string{}
+	router, _ := s.router()
+	_ = router.Walk(func(r *mux.Route, _ *mux.Router, _ []*mux.Route) error {
+		path, err := r.GetPathTemplate()
+		if err != nil {
+			return err
+		}
+		list, ok := r.GetHandler().(*counted).methods.(methods)
+		if !ok { // DNS over HTTPS, which is one handler
+			list = methods{http.MethodGet: nil, http.MethodPost: nil}
+		}
+		for method := range list {
+			routes[path] = append(routes[path], method)
+		}
+		return nil
+	})
+	return routes
+}
+
+// Counted is the counter of requests around a handler.
+func Counted(s *Server, h http.Handler) http.Handler { return s.counted("/", h) }

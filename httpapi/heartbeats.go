@@ -16,7 +16,7 @@ import (
 // heartbeatsFirst sends plain heartbeats past the router, in which finding
 // their handler costs more than the heartbeat itself. With rights it is the
 // guarded handler that the router would find.
-func (s *Server) heartbeatsFirst(guarded, router http.Handler) http.Handler {
+func (s *Server) heartbeatsFirst(router http.Handler, guarded *counted) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		service, id, ok := heartbeatPath(r.URL)
 		switch {
@@ -25,9 +25,11 @@ func (s *Server) heartbeatsFirst(guarded, router http.Handler) http.Handler {
 		case s.cfg.Rights != nil:
 			guarded.ServeHTTP(w, mux.SetURLVars(r, map[string]string{"service": service, "id": id}))
 		default:
+			begin, status := time.Now(), http.StatusOK
 			if err := s.beat(w, r, store.FoldName(service), id); err != nil {
-				writeProblem(w, r, err)
+				status = writeProblem(w, r, err)
 			}
+			guarded.counts.count(r.Method, status, time.Since(begin))
 		}
 	})
 }

@@ -53,8 +53,9 @@ func (f filter) takes(i *store.Instance) bool {
 	return f.status == nil || i.Status == *f.status
 }
 
-func (s *Server) readFilter(r *http.Request) (filter, error) {
-	if err := takeQuery(r, "after", "status", "tag", "wait"); err != nil {
+// readFilter reads the filter where the named parameters are taken.
+func (s *Server) readFilter(r *http.Request, names ...string) (filter, error) {
+	if err := takeQuery(r, names...); err != nil {
 		return filter{}, err
 	}
 	q := r.URL.Query() // takeQuery has seen that it can be read
@@ -106,7 +107,7 @@ type servicesJSON struct {
 
 // services is GET /v1/services.
 func (s *Server) services(w http.ResponseWriter, r *http.Request) error {
-	f, err := s.readFilter(r)
+	f, err := s.readFilter(r, "after", "status", "tag", "wait")
 	if err != nil {
 		return err
 	}
@@ -172,7 +173,7 @@ func (s *Server) service(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f, err := s.readFilter(r)
+	f, err := s.readFilter(r, "after", "status", "tag", "wait")
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,10 @@ type Config struct {
 	// CheckAllow is which addresses a check may be registered for.
 	CheckAllow check.Allow
 
+	// Metrics is what /metrics serves, to those who may read. Default: there
+	// is no /metrics.
+	Metrics http.Handler
+
 	// MaxConns bounds the open connections; more wait to be accepted. Default
 	// 32768.
 	MaxConns int
@@ -116,6 +120,7 @@ type Server struct {
 	listener net.Listener
 	ready    atomic.Bool
 	attempts attempts
+	requests requests
 	batches  sync.Pool // of *batch
 	hub      *hub
 }
@@ -214,12 +219,22 @@ func (s *Server) serve(h *http.Server, l net.Listener) error {
 
 // Handler returns the API without a listener.
 func (s *Server) Handler() http.Handler {
-	r := mux.NewRouter()
+	// A browser on this host must not be made to register services by a page
+	// from elsewhere.
+	crossOrigin := http.NewCrossOriginProtection()
+	crossOrigin.SetDenyHandler(s.counted(elsewhere, handlerFunc(func(http.ResponseWriter, *http.Request) error {
+		return problemf(http.StatusForbidden, "a page from another origin may not change the registry")
+	})))
+	return s.access(crossOrigin.Handler(s.heartbeatsFirst(s.router())))
+}
+
+// router has the whole table of routes. The heartbeat's is also returned.
+func (s *Server) router() (r *mux.Router, heartbeat *counted) {
+	r = mux.NewRouter()
 	// IDs may hold slashes and dots, which arrive escaped: they are not to be
 	// read as a path.
 	r.UseEncodedPath().SkipClean(true)
 	const instance = "/v1/services/{service}/instances/{id}"
-	var heartbeat http.Handler
 	for _, route := range []struct {
 		path    string
 		methods methods
@@ -234,28 +249,25 @@ func (s *Server) Handler() http.Handler {
 		{"/register", methods{http.MethodPost: s.seedRegister}},
 		{"/deregister", methods{http.MethodPost: s.seedDeregister}},
 		{"/services", methods{http.MethodGet: s.seedServices}},
+		{"/v1/prometheus", methods{http.MethodGet: s.targets}},
+		{"/metrics", methods{http.MethodGet: s.metrics}},
+		{"/openapi.yaml", methods{http.MethodGet: s.describeAPI}},
 		{"/healthz", methods{http.MethodGet: s.healthz}},
 		{"/readyz", methods{http.MethodGet: s.readyz}},
 	} {
-		h := s.guard(route.path, route.methods)
+		h := s.counted(route.path, s.guard(route.path, route.methods))
 		r.Handle(route.path, h)
 		if route.path == instance+"/heartbeat" {
 			heartbeat = h
 		}
 	}
 	if s.cfg.DNS != nil {
-		r.Handle("/dns-query", s.cfg.DNS)
+		r.Handle("/dns-query", s.counted("/dns-query", s.cfg.DNS))
 	}
-	r.NotFoundHandler = handlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+	r.NotFoundHandler = s.counted(elsewhere, handlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 		return problemf(http.StatusNotFound, "there is no %s here; docs/api.md has the paths", r.URL.EscapedPath())
-	})
-	// A browser on this host must not be made to register services by a page
-	// from elsewhere.
-	crossOrigin := http.NewCrossOriginProtection()
-	crossOrigin.SetDenyHandler(handlerFunc(func(http.ResponseWriter, *http.Request) error {
-		return problemf(http.StatusForbidden, "a page from another origin may not change the registry")
 	}))
-	return s.access(crossOrigin.Handler(s.heartbeatsFirst(heartbeat, r)))
+	return r, heartbeat
 }
 
 // handlerFunc is a handler whose error becomes the response.
@@ -309,6 +321,15 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) error {
 		return problemf(http.StatusServiceUnavailable, "the server is starting or stopping; ask again, or another server")
 	}
 	return writeText(w, "ok\n")
+}
+
+// metrics serves what cmd has put together.
+func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
+	if s.cfg.Metrics == nil {
+		return problemf(http.StatusNotFound, "the metrics are not served here; --metrics names their address")
+	}
+	s.cfg.Metrics.ServeHTTP(w, r)
+	return nil
 }
 
 func writeText(w http.ResponseWriter, text string) error {
