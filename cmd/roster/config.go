@@ -51,6 +51,7 @@ type serveFlags struct {
 	tlsKey    string
 	clientCA  string
 	open      bool
+	metrics   string
 	logLevel  string
 	logFormat string
 }
@@ -78,7 +79,8 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.tsigKeys, "tsig-keys", "", "a `file` with TSIG keys as tsig-keygen prints them")
 	fs.StringSliceVar(&f.dot, "dot", nil, "`address`es for DNS over TLS, with --tls-cert and --tls-key")
 	fs.StringSliceVar(&f.checkAllow, "check-allow", nil, "a `network` that checks may connect to (default private ranges and whoever registers the check)")
-	fs.BoolVar(&f.open, "open", false, "allow an --http address that is not loopback with neither --tokens nor --client-ca: anybody who reaches it may register")
+	fs.BoolVar(&f.open, "open", false, "allow an --http address that is not loopback with neither --tokens nor --client-ca, where anybody who reaches it may register; and such an address for --metrics")
+	fs.StringVar(&f.metrics, "metrics", "", "an `address` of their own for /metrics and /debug/pprof, which ask for no token (default /metrics on --http)")
 	fs.StringVar(&f.logLevel, "log-level", "info", "error, warn, info or debug")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fs.StringVar(&f.config, "config", "", "a YAML `file` with the flags' names as keys")
@@ -223,6 +225,11 @@ func (f *serveFlags) check() error {
 	}
 	if err := checkAddress("--http", f.http); err != nil {
 		return err
+	}
+	if f.metrics != "" {
+		if err := checkAddress("--metrics", f.metrics); err != nil {
+			return err
+		}
 	}
 	return f.checkAccess()
 }

@@ -83,18 +83,27 @@ func versionCommand() *cobra.Command {
 	}
 }
 
-// version returns what the build recorded: the module's version, or where it
-// was built from a checkout, the commit.
+// version returns what this program is, for people.
 func version() string {
+	v, goVersion := build()
+	if goVersion == "" {
+		return v
+	}
+	return fmt.Sprintf("%s (%s)", v, goVersion)
+}
+
+// build returns what the build recorded: the module's version, or where it was
+// built from a checkout, the commit; and the version of Go.
+func build() (v, goVersion string) {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return "unknown"
+		return "unknown", ""
 	}
-	v := info.Main.Version
+	v = info.Main.Version
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
 			v = "commit " + s.Value
 		}
 	}
-	return fmt.Sprintf("%s (%s)", v, info.GoVersion)
+	return v, info.GoVersion
 }

@@ -131,6 +131,9 @@ func (f *serveFlags) checkAccess() error {
 	case !f.open && f.tokens == "" && f.clientCA == "" && !isLoopback(f.http):
 		return fmt.Errorf("--http %s: anybody who reaches this address could register; give --tokens FILE (roster token new makes one) "+
 			"or --client-ca FILE, listen on 127.0.0.1, or say --open where the network is to be trusted", f.http)
+	case !f.open && f.metrics != "" && !isLoopback(f.metrics):
+		return fmt.Errorf("--metrics %s: no rights guard this address, and anybody who reaches it could read metrics and profiles; "+
+			"listen on 127.0.0.1, leave it out for /metrics on --http, or say --open where the network is to be trusted", f.metrics)
 	}
 	return nil
 }

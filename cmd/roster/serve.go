@@ -88,6 +88,11 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	if f.tokens != "" && f.tlsCert == "" && !isLoopback(f.http) {
 		log.Warnf("tokens pass over the network in the clear: --http %s has no TLS (--tls-cert)", f.http)
 	}
+	metrics, err := f.openMetrics(log)
+	if err != nil {
+		return err
+	}
+	defer metrics.close()
 	backend, err := openBackend(f.store)
 	if err != nil {
 		return err
@@ -148,11 +153,13 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		DNS:        f.dnsOverHTTPS(d),
 		Name:       func(i *store.Instance) string { return dnsserver.InstanceName(i, zone) },
 		CheckAllow: checkAllow,
+		Metrics:    metrics.forHTTP(),
 		Log:        log,
 	})
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
+	metrics.registry.MustRegister(collector{registry, d, h, backend})
 
 	checks := check.New(check.Config{Registry: registry, Allow: checkAllow, Log: log})
 
@@ -160,9 +167,10 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	g.Go(func() error { return registry.Run(ctx) })
 	g.Go(func() error { return d.Serve(ctx) })
 	g.Go(func() error { return h.Serve(ctx) })
+	g.Go(func() error { return metrics.serve(ctx) })
 	g.Go(func() error { files.run(ctx, hup, log); return nil })
 	g.Go(func() error { return checks.Run(ctx) })
-	if _, err := fmt.Fprintln(stdout, readyLine(f, zone, d, h)); err != nil {
+	if _, err := fmt.Fprintln(stdout, readyLine(f, zone, d, h)+metrics.where()); err != nil {
 		log.WithError(err).Warn("nobody reads the ready line")
 	}
 	g.Go(func() error {
