@@ -80,11 +80,11 @@ func (m *metricsServer) serve(ctx context.Context) error {
 	}
 	routes := http.NewServeMux()
 	routes.Handle("GET /metrics", m.handler())
-	routes.HandleFunc("GET /debug/pprof/", pprof.Index)
-	routes.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	routes.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	routes.HandleFunc("/debug/pprof/symbol", pprof.Symbol) // go tool pprof sends a POST
-	routes.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	routes.HandleFunc("/debug/pprof/", pprof.Index)
+	routes.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	routes.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	routes.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	routes.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	h := &http.Server{
 		Handler:           routes,
 		ReadHeaderTimeout: 5 * time.Second,
