@@ -108,11 +108,7 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	if err != nil {
 		return errors.Join(err, backend.Close())
 	}
-	for name, by := range reserved {
-		if registry.Service(name) != nil {
-			log.Warnf("service %s is in the store, but not in DNS: its name is taken by %s", name, by)
-		}
-	}
+	warnReserved(log, registry, reserved)
 	defer func() { err = errors.Join(err, registry.Close()) }()
 	defer runtime.KeepAlive(make([]byte, heapFloor))
 
@@ -179,6 +175,16 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		return nil
 	})
 	return g.Wait()
+}
+
+// warnReserved says which services an earlier run took in that this one would
+// refuse.
+func warnReserved(log logrus.FieldLogger, registry *store.Registry, reserved map[string]string) {
+	for name, by := range reserved {
+		if registry.Service(name) != nil {
+			log.Warnf("service %s is in the store, but not in DNS: its name is taken by %s", name, by)
+		}
+	}
 }
 
 // heapFloor is memory that is asked for and never touched, so that the system
