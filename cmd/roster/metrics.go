@@ -86,6 +86,7 @@ func (c collector) collectDNS(out series) {
 	out.counter("roster_dns_ordinary_total", "Queries that the fast path left to the ordinary one.", t.Ordinary)
 	out.counter("roster_dns_dropped_total", "Packets that got no answer.", t.Dropped)
 	out.counter("roster_dns_refused_connections_total", "Connections over the limits.", t.Refused)
+	out.counter("roster_dns_rate_limited_total", "Responses over the rate limit, in whose place TC or BADCOOKIE went out.", t.Limited)
 	out.gauge("roster_dns_connections", "Open connections.", float64(t.Conns))
 }
 
@@ -98,6 +99,8 @@ func (c collector) collectHTTP(out series) {
 	for _, r := range times {
 		out.histogram("roster_http_request_duration_seconds", "How long requests took, by route.", r.Took, 1e9, "route", r.Route)
 	}
+	out.gauge("roster_http_watchers", "Open watches: streams of events, and GETs that wait.", float64(c.http.Watchers()))
+	out.counter("roster_http_watchers_cut_total", "Watches that were cut because the client did not keep up.", c.http.WatchersCut())
 	out.counter("roster_http_unknown_tokens_total", "Requests with a token that is not known.", c.http.UnknownTokens())
 }
 
