@@ -35,7 +35,9 @@ func TestCounts(t *testing.T) {
 		down := store.Down
 		beat("p1", store.Beat{Status: &down}) // and so a change of status
 		storetest.Advance(12 * time.Second)
-		beat("a1", store.Beat{})            // 18 of 30 s left
+		if !r.Renew([]byte("web"), []byte("a1")) { // 18 of 30 s left
+			t.Fatal("a1 is not there")
+		}
 		register("a1", 30*time.Second, 80)  // all of it
 		register("a1", 30*time.Second, 81)  // an update, and all of it
 		storetest.Advance(29 * time.Second) // 1 of 30 s
