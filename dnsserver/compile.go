@@ -26,25 +26,26 @@ type compiled struct {
 	soonest atomic.Int64
 }
 
-// rrset is the records of one type, without owner and TTL filled in, and the
-// leases that their one TTL hangs on.
+// rrset is the records of one type, and the leases that their one TTL hangs
+// on. What a query reads lies together: it is not in the processor's cache.
 type rrset struct {
-	records []byte
-	ends    []uint16 // where each record ends in records
+	n       int      // how many
+	data    []byte   // the addresses; or the SRV records, owner and TTL not filled in
+	ends    []uint16 // where each SRV record ends in data
 	weights []int    // nil: all alike
 	leases  []*store.Lease
 	targets []target // of SRV records, one for each
+	addrs   []byte   // of the targets
 	soonest atomic.Int64
 
 	many *crowd // in place of all that where they are too many
 }
 
 // target is the additional data of one SRV record: the addresses of its
-// instance, owners and TTLs not filled in.
+// instance, IPv4 first, from start in addrs on.
 type target struct {
-	lease   *store.Lease
-	records []byte
-	a, aaaa int // how many of each
+	lease          *store.Lease
+	start, a, aaaa uint16 // a and aaaa are how many there are of each
 }
 
 const (
@@ -52,9 +53,8 @@ const (
 	// may have to be compiled: with more of them hardly an answer fits into a
 	// message over UDP.
 	compileMost = 256
-	sizeA       = 2 + 10 + 4
-	sizeAAAA    = 2 + 10 + 16
-	sizeSRV     = 2 + 10 + 6 // and the target
+	sizeHead    = 2 + 10       // of a record whose owner is a pointer
+	sizeSRV     = sizeHead + 6 // and the target
 	maxUDP      = 4096
 )
 
@@ -141,10 +141,10 @@ func (s *rrset) addAddress(places map[netip.Addr]int, addr netip.Addr, weight in
 		s.weights[k] += weight
 		return
 	}
-	places[addr] = len(s.ends)
-	s.records = appendAddress(s.records, addr, 0)
-	s.ends = append(s.ends, uint16(len(s.records)))
+	places[addr] = s.n
+	s.data = append(s.data, addr.AsSlice()...)
 	s.weights = append(s.weights, weight)
+	s.n++
 }
 
 // compileSRV does what answerSRV does for the main ports.
@@ -162,32 +162,30 @@ func (s *rrset) compileSRV(members []store.Member, zoneWire []byte) {
 		s.many = newCrowd(members, from, func(store.Member) uint64 { return 1 })
 		return
 	}
+	s.n = len(from)
+	s.leases, s.ends, s.targets = make([]*store.Lease, 0, s.n), make([]uint16, 0, s.n), make([]target, 0, s.n)
 	for _, k := range from {
 		m := members[k]
 		s.leases = append(s.leases, m.Lease)
-		s.records = appendSRV(s.records, m.Instance, zoneWire)
-		s.ends = append(s.ends, uint16(len(s.records)))
-		s.targets = append(s.targets, compileTarget(m))
+		s.data = appendSRV(s.data, m.Instance, zoneWire)
+		s.ends = append(s.ends, uint16(len(s.data)))
+		s.addTarget(m)
+	}
+	s.data, s.addrs = slices.Clip(s.data), slices.Clip(s.addrs)
+}
+
+func (s *rrset) addTarget(m store.Member) {
+	ipv4 := countFamily(m.Addresses, true) // which stand first
+	s.targets = append(s.targets, target{m.Lease, uint16(len(s.addrs)), uint16(ipv4), uint16(len(m.Addresses) - ipv4)})
+	for _, addr := range m.Addresses {
+		s.addrs = append(s.addrs, addr.AsSlice()...)
 	}
 }
 
-func compileTarget(m store.Member) target {
-	t := target{lease: m.Lease}
-	for _, addr := range m.Addresses { // sorted: IPv4 first
-		t.records = appendAddress(t.records, addr, 0)
-		if addr.Is4() {
-			t.a++
-		} else {
-			t.aaaa++
-		}
-	}
-	return t
-}
-
-// record returns the kth record.
-func (s *rrset) record(k int) []byte {
+// srv returns the kth SRV record.
+func (s *rrset) srv(k int) []byte {
 	if k == 0 {
-		return s.records[:s.ends[0]]
+		return s.data[:s.ends[0]]
 	}
-	return s.records[s.ends[k-1]:s.ends[k]]
+	return s.data[s.ends[k-1]:s.ends[k]]
 }

@@ -278,7 +278,7 @@ func (f *fastPath) addresses(dst, msg []byte, v *store.View, c *compiled, s *rrs
 	if s.many != nil {
 		return f.drawAddresses(dst, msg, v, s.many)
 	}
-	if len(s.ends) == 0 {
+	if s.n == 0 {
 		return f.noData(dst, msg, c, revision)
 	}
 	ttl, alive := s.ttl(f.now, f.maxTTL)
@@ -286,11 +286,15 @@ func (f *fastPath) addresses(dst, msg []byte, v *store.View, c *compiled, s *rrs
 		return dst, false
 	}
 	dst = appendHead(dst, msg, &f.q, 0)
-	n := 0
-	if dst, n = f.records(dst, s, f.shuffle(s), ttl); n < len(s.ends) {
-		return f.truncate(dst, n, v, ttl)
+	size := len(s.data) / s.n
+	fit := min(s.n, (f.limit()-f.optSize()-len(dst))/(sizeHead+size))
+	for _, k := range f.shuffle(s)[:fit] {
+		dst = appendOwned(dst, headerSize, ttl, s.data[int(k)*size:][:size])
 	}
-	return f.finish(dst, n, 0, v, ttl)
+	if fit < s.n {
+		return f.truncate(dst, fit, v, ttl)
+	}
+	return f.finish(dst, fit, 0, v, ttl)
 }
 
 func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, revision store.Revision) ([]byte, bool) {
@@ -298,7 +302,7 @@ func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, revision sto
 	if s.many != nil {
 		return f.drawSRV(dst, msg, v, s.many)
 	}
-	if len(s.ends) == 0 {
+	if s.n == 0 {
 		return f.noData(dst, msg, c, revision)
 	}
 	ttl, alive := s.ttl(f.now, f.maxTTL)
@@ -306,7 +310,7 @@ func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, revision sto
 		return dst, false
 	}
 	dst = appendHead(dst, msg, &f.q, 0)
-	if len(dst)+len(s.records) > maxPointer { // so far no owner of an additional record can point
+	if len(dst)+len(s.data) > maxPointer { // so far no owner of an additional record can point
 		return dst, false
 	}
 	order, first, n := f.shuffle(s), len(dst), 0
@@ -317,12 +321,12 @@ func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, revision sto
 	return f.finish(dst, n, additional, v, keep)
 }
 
-// records appends the set's records in that order as far as they fit, and
+// records appends the set's SRV records in that order as far as they fit, and
 // returns how many do.
 func (f *fastPath) records(dst []byte, s *rrset, order []uint16, ttl uint32) ([]byte, int) {
 	room := f.limit() - f.optSize()
 	for n, k := range order {
-		r := s.record(int(k))
+		r := s.srv(int(k))
 		if len(dst)+len(r) > room {
 			return dst, n
 		}
@@ -350,7 +354,7 @@ func (f *fastPath) truncate(dst []byte, n int, v *store.View, ttl uint32) ([]byt
 // all targets, whether or not theirs fit.
 func (f *fastPath) additional(dst []byte, at int, s *rrset, order []uint16, ttlOfSet uint32) (out []byte, n int, keep uint32) {
 	keep = ttlOfSet
-	full := false
+	room := f.limit() - f.optSize()
 	for _, k := range order {
 		t := &s.targets[k]
 		ttl := f.maxTTL
@@ -359,19 +363,16 @@ func (f *fastPath) additional(dst []byte, at int, s *rrset, order []uint16, ttlO
 		}
 		keep = max(keep, ttl)
 		owner := at + sizeSRV
-		at += len(s.record(int(k)))
-		for _, set := range [2]struct{ from, n, size int }{{0, t.a, sizeA}, {t.a * sizeA, t.aaaa, sizeAAAA}} {
-			if full || set.n == 0 {
+		at += len(s.srv(int(k)))
+		addrs := s.addrs[t.start:]
+		for _, set := range [2]struct{ n, size int }{{int(t.a), sizeIPv4}, {int(t.aaaa), sizeIPv6}} {
+			if set.n*(sizeHead+set.size) > room-len(dst) {
+				room = 0 // what follows might fit, but a smaller set is not to go before a larger
 				continue
 			}
-			begin := len(dst)
-			for j := range set.n {
-				from := set.from + j*set.size
-				dst = appendRecord(dst, t.records[from:from+set.size], owner, ttl)
-			}
-			if !f.fits(dst) {
-				dst, full = dst[:begin], true
-				continue
+			for range set.n {
+				dst = appendOwned(dst, owner, ttl, addrs[:set.size])
+				addrs = addrs[set.size:]
 			}
 			n += set.n
 		}
@@ -382,7 +383,7 @@ func (f *fastPath) additional(dst []byte, at int, s *rrset, order []uint16, ttlO
 // shuffle returns the numbers of the set's records in random order, by weight
 // where they differ: see order.go.
 func (f *fastPath) shuffle(s *rrset) []uint16 {
-	order := f.order[:len(s.ends)]
+	order := f.order[:s.n]
 	for k := range order {
 		order[k] = uint16(k)
 	}

@@ -343,16 +343,39 @@ func setCounts(msg []byte, answer, authority, additional int) {
 	binary.BigEndian.PutUint16(msg[10:], uint16(additional))
 }
 
-// appendAddress appends an A or AAAA record whose owner is the question's name.
+// The sizes of addresses.
+const (
+	sizeIPv4 = 4
+	sizeIPv6 = 16
+)
+
+// appendOwned appends the A or AAAA record of an address whose owner is a
+// pointer to offset owner. It is on the way of most queries: it writes words,
+// not octets.
+func appendOwned(dst []byte, owner int, ttl uint32, addr []byte) []byte {
+	at := len(dst)
+	if len(addr) == sizeIPv4 {
+		dst = append(dst, make([]byte, sizeHead+sizeIPv4)...)
+		r := dst[at : at+sizeHead+sizeIPv4]
+		binary.BigEndian.PutUint64(r, uint64(0xc000|owner)<<48|typeA<<32|classIN<<16|uint64(ttl>>16))
+		binary.BigEndian.PutUint64(r[8:], uint64(ttl)<<48|sizeIPv4<<32|uint64(binary.BigEndian.Uint32(addr)))
+		return dst
+	}
+	dst = append(dst, make([]byte, sizeHead)...)
+	r := dst[at : at+sizeHead]
+	binary.BigEndian.PutUint64(r, uint64(0xc000|owner)<<48|typeAAAA<<32|classIN<<16|uint64(ttl>>16))
+	binary.BigEndian.PutUint32(r[8:], ttl<<16|sizeIPv6)
+	return append(dst, addr...)
+}
+
+// appendAddress does so for an address whose owner is the question's name.
 func appendAddress(dst []byte, a netip.Addr, ttl uint32) []byte {
-	dst = append(dst, 0xc0, headerSize, 0, typeAAAA, 0, classIN)
 	if a.Is4() {
-		dst[len(dst)-3] = typeA
 		b := a.As4()
-		return append(append(binary.BigEndian.AppendUint32(dst, ttl), 0, 4), b[:]...)
+		return appendOwned(dst, headerSize, ttl, b[:])
 	}
 	b := a.As16()
-	return append(append(binary.BigEndian.AppendUint32(dst, ttl), 0, 16), b[:]...)
+	return appendOwned(dst, headerSize, ttl, b[:])
 }
 
 // appendSRV appends the SRV record of an instance's port, with the question's
