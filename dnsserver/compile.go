@@ -39,6 +39,7 @@ type rrset struct {
 	soonest atomic.Int64
 
 	many *crowd // in place of all that where they are too many
+	left bool   // for the ordinary path, if all records fit: too much hangs on them
 }
 
 // target is the additional data of one SRV record: the addresses of its
@@ -53,9 +54,12 @@ const (
 	// may have to be compiled: with more of them hardly an answer fits into a
 	// message over UDP.
 	compileMost = 256
-	sizeHead    = 2 + 10       // of a record whose owner is a pointer
-	sizeSRV     = sizeHead + 6 // and the target
-	maxUDP      = 4096
+	// leasesMost is how many leases may share the addresses of a set: each is
+	// looked at for a TTL.
+	leasesMost = 1024
+	sizeHead   = 2 + 10       // of a record whose owner is a pointer
+	sizeSRV    = sizeHead + 6 // and the target
+	maxUDP     = 4096
 )
 
 // Compile returns a function for [store.Config]'s Derive that makes answers of
@@ -104,13 +108,16 @@ func (s *rrset) compileAddresses(members []store.Member, ipv4 bool) {
 		}
 		from, n = append(from, uint32(k)), n+here
 	}
-	if n > compileMost {
+	if n > compileMost && distinct(members, from, ipv4) > compileMost {
 		s.many = newCrowd(members, from, func(m store.Member) uint64 {
 			return tickets(int(m.Weight)) * uint64(countFamily(m.Addresses, ipv4))
 		})
 		return
 	}
-	places := make(map[netip.Addr]int, n)
+	if s.left = len(from) > leasesMost; s.left {
+		return
+	}
+	places := make(map[netip.Addr]int, min(n, compileMost))
 	for _, k := range from {
 		s.leases = append(s.leases, members[k].Lease)
 		for _, addr := range members[k].Addresses {
@@ -122,6 +129,23 @@ func (s *rrset) compileAddresses(members []store.Member, ipv4 bool) {
 	if !slices.ContainsFunc(s.weights, func(w int) bool { return w != s.weights[0] }) {
 		s.weights = nil
 	}
+}
+
+// distinct returns how many different addresses of the family these members
+// have, or one more than compileMost where they have more.
+func distinct(members []store.Member, from []uint32, ipv4 bool) int {
+	seen := make(map[netip.Addr]bool, compileMost)
+	for _, k := range from {
+		for _, addr := range members[k].Addresses {
+			if addr.Is4() == ipv4 {
+				seen[addr] = true
+			}
+		}
+		if len(seen) > compileMost {
+			return compileMost + 1
+		}
+	}
+	return len(seen)
 }
 
 // countFamily returns how many of the addresses are IPv4, or IPv6.
@@ -158,18 +182,23 @@ func (s *rrset) compileSRV(members []store.Member, zoneWire []byte) {
 			addresses += len(m.Addresses)
 		}
 	}
-	if max(len(from), addresses) > compileMost {
+	if len(from) > compileMost {
 		s.many = newCrowd(members, from, func(store.Member) uint64 { return 1 })
 		return
 	}
+	s.left = addresses > compileMost
 	s.n = len(from)
 	s.leases, s.ends, s.targets = make([]*store.Lease, 0, s.n), make([]uint16, 0, s.n), make([]target, 0, s.n)
 	for _, k := range from {
 		m := members[k]
 		s.leases = append(s.leases, m.Lease)
 		s.data = appendSRV(s.data, m.Instance, zoneWire)
+		// Over 65,535 octets this wraps; then the set is over maxPointer as well,
+		// and the fast path does not touch it.
 		s.ends = append(s.ends, uint16(len(s.data)))
-		s.addTarget(m)
+		if !s.left {
+			s.addTarget(m)
+		}
 	}
 	s.data, s.addrs = slices.Clip(s.data), slices.Clip(s.addrs)
 }

@@ -74,23 +74,30 @@ func TestCrowdTTL(t *testing.T) {
 	})
 }
 
-// Those that share an address count once, and where too few are different the
-// ordinary path has the whole answer.
+// Those that share an address count once: however many there are, the answer
+// is whole. So many that their leases take long to look at are left alone.
 func TestCrowdOfFewAddresses(t *testing.T) {
-	r, _ := storetest.Open(t, memory, compiledConfig)
-	for k := range 300 {
-		storetest.Register(t, r, instance("city", fmt.Sprintf("i%d", k), fmt.Sprintf("10.3.0.%d", k%5)))
-	}
-	s := dnsserver.NewOffline(townConfig(r))
-	packet, err := query("city.service. A", 1232).Pack()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, ok := s.NewFast().Answer(nil, packet, false); ok {
-		t.Error("five addresses are answered by the fast path: in part?")
-	}
-	if m := s.Respond(query("city.service. A", 1232), false); m.Truncated || len(m.Answer) != 5 {
-		t.Errorf("TC %v with %d records, want all 5", m.Truncated, len(m.Answer))
+	for n, taken := range map[int]bool{300: true, 1024: true, 1025: false} {
+		r, _ := storetest.Open(t, memory, compiledConfig)
+		for k := range n {
+			storetest.Register(t, r, instance("city", fmt.Sprintf("i%d", k), fmt.Sprintf("10.3.0.%d", k%5)))
+		}
+		s := dnsserver.NewOffline(townConfig(r))
+		packet, err := query("city.service. A", 1232).Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, ok := s.NewFast().Answer(nil, packet, false)
+		if ok != taken {
+			t.Errorf("%d instances at five addresses: taken %v, want %v", n, ok, taken)
+		}
+		var m dns.Msg
+		if ok && (m.Unpack(b) != nil || m.Truncated || len(m.Answer) != 5) {
+			t.Errorf("%d instances: TC %v with %d records, want all 5", n, m.Truncated, len(m.Answer))
+		}
+		if m := s.Respond(query("city.service. A", 1232), false); m.Truncated || len(m.Answer) != 5 {
+			t.Errorf("%d instances, ordinary: TC %v with %d records, want all 5", n, m.Truncated, len(m.Answer))
+		}
 	}
 }
 

@@ -84,10 +84,9 @@ func (z *zone) ofService(service string, instances []*store.Instance) []dns.RR {
 	if z.prefix.IsValid() {
 		return z.pointersTo(instances)
 	}
-	v := store.NewView(service, instances, 0)
 	var list []dns.RR
-	for _, labels := range namesOf(service, instances) {
-		list = append(list, z.at(v, labels)...)
+	for _, n := range namesOf(service, instances, nil).list {
+		list = append(list, z.at(service, n)...)
 	}
 	return list
 }
@@ -98,9 +97,10 @@ func (z *zone) difference(c store.ServiceChange) (gone, come []dns.RR) {
 	if z.prefix.IsValid() {
 		return subtract(nil, nil, z.pointersTo(c.Before), z.pointersTo(c.After))
 	}
-	before, after := store.NewView(c.Service, c.Before, 0), store.NewView(c.Service, c.After, 0)
-	for _, labels := range namesOf(c.Service, changed(c.Before, c.After)) {
-		gone, come = subtract(gone, come, z.at(before, labels), z.at(after, labels))
+	touched := namesOf(c.Service, changed(c.Before, c.After), nil)
+	before, after := namesOf(c.Service, c.Before, touched), namesOf(c.Service, c.After, touched)
+	for k := range touched.list {
+		gone, come = subtract(gone, come, z.at(c.Service, before.list[k]), z.at(c.Service, after.list[k]))
 	}
 	return gone, come
 }
@@ -146,11 +146,12 @@ func subtract(gone, come, before, after []dns.RR) (g, c []dns.RR) {
 	return gone, come
 }
 
-// at returns all records at one name, in a registry of that service only.
-func (z *zone) at(v *store.View, labels []string) []dns.RR {
-	if v.Count() == 0 {
+// at returns all records at one name of a service.
+func (z *zone) at(service string, who *name) []dns.RR {
+	if len(who.instances) == 0 {
 		return nil
 	}
+	v, labels := store.NewView(service, who.instances, 0), who.labels
 	n := z.find(oneService{v}, labels, 0)
 	if n.types {
 		return z.pointersToTypes(v)
@@ -168,54 +169,80 @@ func (z *zone) at(v *store.View, labels []string) []dns.RR {
 	return list
 }
 
-// namesOf returns every name, as labels before the zone, whose records may hang
-// on these instances of a service: none twice.
-func namesOf(service string, instances []*store.Instance) [][]string {
-	n := names{service: service, seen: map[string]bool{}}
-	n.add(service)
-	n.add("_services", "_dns-sd", "_udp")
-	for _, i := range instances {
-		n.addInstance(i)
-	}
-	return n.list
-}
-
-// names collects names.
+// names are the names of a service whose records may hang on some instances.
 type names struct {
 	service string
-	list    [][]string
-	seen    map[string]bool
+	list    []*name // none twice
+	byText  map[string]*name
+	closed  bool // no name is added any more
 }
 
-func (n *names) add(labels ...string) {
+// name is one of them, as labels before the zone, with those instances that it
+// hangs on. Its records are the same in a registry that has these only, and
+// there they are found without a walk through all of the service: one in which
+// each instance has a tag of its own would be walked once for each.
+type name struct {
+	labels    []string
+	instances []*store.Instance // sorted by label
+}
+
+// namesOf returns the names that hang on instances of a service, sorted by
+// label; with only, those of its names, in its order.
+func namesOf(service string, instances []*store.Instance, only *names) *names {
+	n := &names{service: service, byText: map[string]*name{}}
+	if only != nil {
+		for _, o := range only.list {
+			n.add(nil, o.labels...)
+		}
+		n.closed = true
+	}
+	for _, i := range instances {
+		n.add(i, service)
+		n.add(i, "_services", "_dns-sd", "_udp")
+		n.addInstance(i)
+	}
+	return n
+}
+
+// add notes that a name hangs on an instance; nil notes the name only.
+func (n *names) add(i *store.Instance, labels ...string) {
 	for _, l := range labels {
 		if len(l) > 63 { // _web of a service with 63 octets: there is no such name
 			return
 		}
 	}
-	if key := strings.Join(labels, "."); !n.seen[key] {
-		n.seen[key] = true
-		n.list = append(n.list, labels)
+	text := strings.Join(labels, ".")
+	one := n.byText[text]
+	if one == nil {
+		if n.closed {
+			return
+		}
+		one = &name{labels: labels}
+		n.byText[text] = one
+		n.list = append(n.list, one)
+	}
+	if last := len(one.instances) - 1; i != nil && (last < 0 || one.instances[last] != i) {
+		one.instances = append(one.instances, i)
 	}
 }
 
 func (n *names) addInstance(i *store.Instance) {
 	protocol := "_" + i.Protocol.String()
-	n.add(i.Label, n.service)
-	n.add("_"+n.service, protocol)
-	n.add(i.Label, "_"+n.service, protocol)
+	n.add(i, i.Label, n.service)
+	n.add(i, "_"+n.service, protocol)
+	n.add(i, i.Label, "_"+n.service, protocol)
 	for _, p := range i.Ports {
-		n.add("_"+p.Name, protocol, n.service)
+		n.add(i, "_"+p.Name, protocol, n.service)
 	}
 	for _, t := range i.Tags {
 		label, ok := store.TagLabel(t)
 		if !ok {
 			continue
 		}
-		n.add(label, n.service)
-		n.add("_"+label, "_sub", "_"+n.service, protocol)
+		n.add(i, label, n.service)
+		n.add(i, "_"+label, "_sub", "_"+n.service, protocol)
 		if !slices.Contains([]string{"tcp", "udp"}, label) {
-			n.add("_"+n.service, "_"+label)
+			n.add(i, "_"+n.service, "_"+label)
 		}
 	}
 }

@@ -171,3 +171,15 @@ func OPTSize(packet []byte) uint16 {
 
 // CountLimited returns a rate limiter's count of a kind, by its hash.
 func CountLimited() func(hash uint64, now store.Instant) uint32 { return newLimiter(1).count }
+
+// Enumerate returns the records that a zone has because of a service.
+func Enumerate(zoneName, service string, instances []*store.Instance) []dns.RR {
+	return (&zone{name: zoneName, origin: zoneName, maxTTL: 30}).ofService(service, instances)
+}
+
+// Transfers reports whether a query over TCP begins a transfer.
+func (o Offline) Transfers(req *dns.Msg) bool {
+	c := from(true)
+	c.opt = optOf(req)
+	return o.s.isTransfer(req, c)
+}

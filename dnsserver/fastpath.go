@@ -120,8 +120,10 @@ func (f *fastPath) service(dst, msg, name []byte) ([]byte, bool) {
 		return f.addresses(dst, msg, v, c, &c.aaaa, revision)
 	case typeSRV:
 		return f.srv(dst, msg, v, c, revision)
+	case dns.TypeANY:
+		return dst, false
 	}
-	return dst, false
+	return f.noData(dst, msg, c, revision) // browsers ask for HTTPS everywhere
 }
 
 // group answers for _web._tcp and _web._udp, where all instances speak that.
@@ -275,10 +277,12 @@ func (s *rrset) ttl(now store.Instant, limit uint32) (ttl uint32, alive bool) {
 }
 
 func (f *fastPath) addresses(dst, msg []byte, v *store.View, c *compiled, s *rrset, revision store.Revision) ([]byte, bool) {
-	if s.many != nil {
+	switch {
+	case s.left:
+		return dst, false
+	case s.many != nil:
 		return f.drawAddresses(dst, msg, v, s.many)
-	}
-	if s.n == 0 {
+	case s.n == 0:
 		return f.noData(dst, msg, c, revision)
 	}
 	ttl, alive := s.ttl(f.now, f.maxTTL)
@@ -299,10 +303,10 @@ func (f *fastPath) addresses(dst, msg []byte, v *store.View, c *compiled, s *rrs
 
 func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, revision store.Revision) ([]byte, bool) {
 	s := &c.srv
-	if s.many != nil {
+	switch {
+	case s.many != nil:
 		return f.drawSRV(dst, msg, v, s.many)
-	}
-	if s.n == 0 {
+	case s.n == 0:
 		return f.noData(dst, msg, c, revision)
 	}
 	ttl, alive := s.ttl(f.now, f.maxTTL)
@@ -316,6 +320,9 @@ func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, revision sto
 	order, first, n := f.shuffle(s), len(dst), 0
 	if dst, n = f.records(dst, s, order, ttl); n < len(order) {
 		return f.truncate(dst, n, v, ttl)
+	}
+	if s.left {
+		return dst, false
 	}
 	dst, additional, keep := f.additional(dst, first, s, order, ttl)
 	return f.finish(dst, n, additional, v, keep)

@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -25,10 +26,14 @@ const (
 	// notifyPause is between two NOTIFYs to one secondary: changes in between
 	// go together.
 	notifyPause = time.Second
-	// notifyTries is how often one is sent that is not acknowledged, each time
-	// after a wait twice as long as the one before, beginning with notifyWait.
+	// notifyTries is how often one is sent that is not answered, each time after
+	// a wait twice as long as the one before, from notifyWait up to notifyMost.
 	notifyTries = 6
 	notifyWait  = time.Second
+	notifyMost  = 4 * time.Second
+	// refusedPause is how long a secondary is let alone that says that it does
+	// not have the zone.
+	refusedPause = 10 * time.Second
 )
 
 // notify tells one secondary of every change of a zone until ctx is done, and
@@ -43,12 +48,16 @@ func (s *Server) notify(ctx context.Context, to Secondary, z *zone) {
 		case ctx.Err() != nil:
 			return
 		case err != nil && !failed:
-			log.WithError(err).Warnf("a secondary does not acknowledge NOTIFY (--notify): if it has the zone it finds changes by its own refresh only, every %v", soaRefresh)
+			log.WithError(err).Warnf("a secondary takes no NOTIFY of the zone (--notify): if it has the zone it finds changes by its own refresh only, every %v", soaRefresh)
 		case err == nil && failed:
-			log.Info("the secondary acknowledges NOTIFY again")
+			log.Info("the secondary takes NOTIFY again")
 		}
 		failed = err != nil
-		if !sleep(ctx, notifyPause) {
+		pause := notifyPause
+		if errors.As(err, new(refusedError)) {
+			pause = refusedPause
+		}
+		if !sleep(ctx, pause) {
 			return
 		}
 		select {
@@ -60,25 +69,28 @@ func (s *Server) notify(ctx context.Context, to Secondary, z *zone) {
 
 // notifyOnce sends a NOTIFY until there is an answer to it.
 func (s *Server) notifyOnce(ctx context.Context, to Secondary, z *zone, at store.Revision) error {
-	for wait := notifyWait; ; wait *= 2 {
-		answered, err := s.sendNotify(ctx, to, z, at, wait)
-		if answered {
-			return err // it has heard, whatever it thinks of it
-		}
-		if wait >= notifyWait<<(notifyTries-1) {
+	wait := notifyWait
+	for try := 1; ; try++ {
+		err := s.sendNotify(ctx, to, z, at, wait)
+		if err == nil || errors.As(err, new(refusedError)) || try == notifyTries || ctx.Err() != nil {
 			return err
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+		wait = min(2*wait, notifyMost)
 		// Newer changes go with the next try.
 		at = s.registry.Revision()
 	}
 }
 
+// refusedError is an answer to NOTIFY that is no acknowledgement.
+type refusedError int
+
+func (e refusedError) Error() string {
+	return fmt.Sprintf("it answers %s; configure the zone there", dns.RcodeToString[int(e)])
+}
+
 // sendNotify sends one NOTIFY and waits for the answer to it; without one it
 // takes as long as the wait.
-func (s *Server) sendNotify(ctx context.Context, to Secondary, z *zone, at store.Revision, wait time.Duration) (answered bool, err error) {
+func (s *Server) sendNotify(ctx context.Context, to Secondary, z *zone, at store.Revision, wait time.Duration) error {
 	m := new(dns.Msg).SetNotify(z.name)
 	m.Id = uint16(rand.Uint32())
 	m.Answer = []dns.RR{z.soa(at)}
@@ -91,12 +103,12 @@ func (s *Server) sendNotify(ctx context.Context, to Secondary, z *zone, at store
 	resp, _, err := c.ExchangeContext(ctx, m, to.Addr)
 	if err != nil {
 		sleep(ctx, time.Until(deadline))
-		return false, err
+		return err
 	}
 	if resp.Rcode != dns.RcodeSuccess {
-		err = fmt.Errorf("it answers %s", dns.RcodeToString[resp.Rcode])
+		return refusedError(resp.Rcode)
 	}
-	return true, err
+	return nil
 }
 
 // sleep waits, and reports whether ctx is not done yet.

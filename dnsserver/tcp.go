@@ -39,7 +39,7 @@ const (
 
 	readSize     = 4 << 10  // grows to a message's size where one is larger
 	flushSize    = 48 << 10 // answers that are worth a write of their own
-	waitingSlow  = 16       // queries for the ordinary path that wait on one connection
+	waitingSlow  = 4        // queries for the ordinary path that wait on one connection
 	acceptPause  = 50 * time.Millisecond
 	maxFrame     = 2 + streamSize
 	streamBuffer = flushSize + maxFrame
@@ -53,16 +53,17 @@ type streams struct {
 
 	mu        sync.Mutex
 	conns     map[*stream]struct{} // guarded by mu
-	perClient map[netip.Addr]int   // guarded by mu
+	perClient map[netip.Prefix]int // by network; guarded by mu
 	open      atomic.Int64         // how many conns there are
 
 	stopping atomic.Bool
-	until    time.Time // when the last queries are answered; set before stopping
+	stopped  chan struct{} // closed when stopping is set
+	until    time.Time     // when the last queries are answered; set before stopping
 	done     sync.WaitGroup
 }
 
 func (s *Server) newStreams(l net.Listener, t transport) *streams {
-	return &streams{server: s, listener: l, client: t, conns: map[*stream]struct{}{}, perClient: map[netip.Addr]int{}}
+	return &streams{server: s, listener: l, client: t, conns: map[*stream]struct{}{}, perClient: map[netip.Prefix]int{}, stopped: make(chan struct{})}
 }
 
 // serve answers until ctx is done, and then what has come by then.
@@ -98,6 +99,7 @@ func (s *streams) stop() {
 	}
 	s.until = now.Add(lastTime)
 	s.stopping.Store(true)
+	close(s.stopped)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
@@ -113,14 +115,14 @@ func (s *streams) admit(conn net.Conn) {
 	c := &stream{streams: s, conn: conn, client: client{addr: remoteAddr(conn), transport: s.client}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.conns) >= s.server.cfg.MaxConns || s.perClient[c.client.addr] >= s.server.cfg.MaxConnsPerClient {
+	if len(s.conns) >= s.server.cfg.MaxConns || s.perClient[network(c.client.addr)] >= s.server.cfg.MaxConnsPerClient {
 		s.server.counts[s.client].refused.Add(1)
 		_ = conn.Close()
 		return
 	}
 	s.conns[c] = struct{}{}
 	s.open.Add(1)
-	s.perClient[c.client.addr]++
+	s.perClient[network(c.client.addr)]++
 	s.done.Go(func() {
 		defer s.remove(c)
 		c.serve()
@@ -132,8 +134,9 @@ func (s *streams) remove(c *stream) {
 	defer s.mu.Unlock()
 	delete(s.conns, c)
 	s.open.Add(-1)
-	if s.perClient[c.client.addr]--; s.perClient[c.client.addr] == 0 {
-		delete(s.perClient, c.client.addr)
+	from := network(c.client.addr)
+	if s.perClient[from]--; s.perClient[from] == 0 {
+		delete(s.perClient, from)
 	}
 }
 
@@ -143,6 +146,17 @@ func (s *streams) idle() time.Duration {
 		return busyTime
 	}
 	return idleTime
+}
+
+// network is what counts as one client: an IPv4 address, or the /64 that one
+// holder of IPv6 addresses has at least.
+func network(a netip.Addr) netip.Prefix {
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.Prefix(bits) // the one for no address at all is as good as any
+	return p
 }
 
 func remoteAddr(conn net.Conn) netip.Addr {
@@ -160,6 +174,8 @@ type stream struct {
 	client  client
 	partial bool      // a query has begun to come in
 	readBy  time.Time // the deadline that is set
+
+	transferring sync.Mutex // held by a transfer
 
 	slow     chan []byte // what the ordinary path is to answer; nil until there is something
 	slowDone sync.WaitGroup
@@ -262,6 +278,9 @@ func (c *stream) answer(in []byte) (rest []byte, ok bool) {
 		if full {
 			c.leave(msg, true)
 		}
+		if full || len(b.out) == 0 {
+			b.fast.begin() // either may have taken seconds, and leases end
+		}
 	}
 }
 
@@ -298,7 +317,11 @@ func (c *stream) answerSlowly(packet []byte) {
 	switch {
 	case req == nil:
 	case c.server.isTransfer(req, from):
-		c.slowDone.Go(func() { c.transfer(req, from) })
+		c.transferring.Lock() // one at a time
+		c.slowDone.Go(func() {
+			defer c.transferring.Unlock()
+			c.transfer(req, from)
+		})
 	default:
 		out = c.server.answerRequest(req, from)
 	}

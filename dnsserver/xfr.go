@@ -2,7 +2,6 @@ package dnsserver
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"net/netip"
 	"slices"
@@ -50,7 +49,7 @@ func (s *Server) isTransfer(req *dns.Msg, from client) bool {
 		return false
 	}
 	_, ok := gate(req, from)
-	return ok && q.Qclass != dns.ClassCHAOS && s.zones[dns.CanonicalName(q.Name)] != nil && (q.Qtype == dns.TypeAXFR || serialOf(req) != nil)
+	return ok && s.reply(req, from).Rcode == dns.RcodeSuccess && q.Qclass != dns.ClassCHAOS && s.zones[dns.CanonicalName(q.Name)] != nil && (q.Qtype == dns.TypeAXFR || serialOf(req) != nil)
 }
 
 // serialOf returns the serial that the client of an IXFR has.
@@ -90,7 +89,11 @@ func (s *Server) refuseTransfer(r *response, z *zone, q question, serial *uint32
 // transfer answers AXFR or IXFR.
 func (c *stream) transfer(req *dns.Msg, from client) {
 	s := c.server
-	s.passing <- struct{}{}
+	select {
+	case s.passing <- struct{}{}:
+	case <-c.stopped:
+		return
+	}
 	defer func() { <-s.passing }()
 	out := &transferWriter{stream: c, from: from, req: req}
 	out.begin()
@@ -112,7 +115,7 @@ func (c *stream) transfer(req *dns.Msg, from client) {
 
 // sendZone sends all of the zone, with the SOA first and last.
 func (s *Server) sendZone(out *transferWriter, z *zone) {
-	snapshot := s.settled()
+	snapshot := s.settled(out.stopped)
 	now := s.registry.Now()
 	soa := z.soa(snapshot.Revision)
 	out.add(soa)
@@ -124,8 +127,8 @@ func (s *Server) sendZone(out *transferWriter, z *zone) {
 			instances = append(instances, m.Instance)
 		}
 		out.add(z.ofService(v.Service, instances)...)
-		if out.err != nil {
-			return // the client has gone
+		if out.err != nil || out.stopping.Load() {
+			return // flush says so
 		}
 	}
 	out.add(soa)
@@ -135,18 +138,17 @@ func (s *Server) sendZone(out *transferWriter, z *zone) {
 // ended. Where they cannot be removed they are left out of the transfer all the
 // same: then the next IXFR removes what is not there, and a secondary that
 // minds has a full transfer.
-func (s *Server) settled() store.Snapshot {
-	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
-	defer cancel()
-	for {
+func (s *Server) settled(stop <-chan struct{}) store.Snapshot {
+	for until := time.Now().Add(settleTime); ; {
 		snapshot, now := s.registry.Snapshot(), s.registry.Now()
-		if !slices.ContainsFunc(snapshot.Views, func(v *store.View) bool { return !v.Settled(now) }) {
+		settled := !slices.ContainsFunc(snapshot.Views, func(v *store.View) bool { return !v.Settled(now) })
+		if settled || time.Now().After(until) {
 			return snapshot
 		}
+		// Not sooner, whatever changes: writers wait for a snapshot.
 		select {
-		case <-ctx.Done():
+		case <-stop:
 			return snapshot
-		case <-s.registry.Changed(snapshot.Revision):
 		case <-time.After(settleStep):
 		}
 	}

@@ -329,6 +329,26 @@ func TestTSIGTime(t *testing.T) {
 	}
 }
 
+// What a transfer of a service costs where each instance has tags of its own:
+// in proportion to how many they are.
+func BenchmarkEnumerateTags(b *testing.B) {
+	for _, n := range []int{250, 2000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			var list []*store.Instance
+			for k := range n {
+				i := instance("web", fmt.Sprintf("i%05d", k), "10.0.0.1", tags(fmt.Sprintf("pod-%d", k), fmt.Sprintf("node-%d", k)))
+				if err := i.Normalize(); err != nil {
+					b.Fatal(err)
+				}
+				list = append(list, i)
+			}
+			for b.Loop() {
+				dnsserver.Enumerate("service.", "web", list)
+			}
+		})
+	}
+}
+
 // IXFR over UDP says what is the newest, and the client comes by TCP.
 func TestIXFROverUDP(t *testing.T) {
 	r, _ := storetest.Open(t, memory, compiledConfig)
@@ -339,6 +359,12 @@ func TestIXFROverUDP(t *testing.T) {
 	m := s.Respond(new(dns.Msg).SetIxfr("service.", 1, ".", "."), false)
 	if len(m.Answer) != 1 || m.Answer[0].(*dns.SOA).Serial != uint32(r.Revision()) || m.Truncated {
 		t.Errorf("got %v", m)
+	}
+	bad := new(dns.Msg).SetAxfr("service.")
+	bad.SetEdns0(1232, false)
+	bad.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405"}}
+	if s.Transfers(bad) {
+		t.Error("a query with a malformed cookie begins a transfer")
 	}
 	if m := s.Respond(query("service. IXFR", 0), true); m.Rcode != dns.RcodeFormatError {
 		t.Errorf("without a serial: %s, want FORMERR", dns.RcodeToString[m.Rcode])

@@ -110,12 +110,12 @@ func (r *Registry) Changed(after Revision) <-chan struct{} { return r.feed.chang
 
 // NewView returns a view of a service that is in no registry, for those who
 // ask what one with these instances, sorted by label, would be: their leases
-// begin at the given moment, and a permanent one does not end.
+// begin at the given moment, and a permanent one does not end. It counts no
+// tags.
 func NewView(name string, instances []*Instance, begin Instant) *View {
-	v := &View{Service: name, home: &service{}}
-	v.members = make([]Member, 0, len(instances))
-	for _, i := range instances {
-		v.put(Member{i, newLease(slot{name, i.Label}, begin, i.TTL)})
+	v := &View{Service: name, home: &service{}, members: make([]Member, len(instances))}
+	for k, i := range instances {
+		v.members[k] = Member{i, newLease(slot{name, i.Label}, begin, i.TTL)}
 	}
 	return v
 }

@@ -326,6 +326,7 @@ def main():
     p.add_argument("--retries", type=int, default=8)
     p.add_argument("--keeplog", action="store_true")
     a = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped
     tmp = tempfile.mkdtemp(prefix="dnsbench.")
     a.data, a.dnsload = tmp + "/data", tmp + "/dnsload"
     os.mkdir(a.data)
