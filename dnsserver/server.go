@@ -6,7 +6,7 @@
 // says what there is to say to it with the records that records.go makes, and
 // response.go fits that into a message.
 //
-// Most queries over UDP take a shortcut with the same answers: compile.go makes
+// Most queries take a shortcut with the same answers: compile.go makes
 // them ready when a service changes, wire.go reads the query in place, and
 // fastpath.go fills in what differs from one to the next.
 //
