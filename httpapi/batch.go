@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
 	"unicode/utf8"
 
@@ -23,13 +22,19 @@ const (
 	maxBatchItems = 10_000
 )
 
+// The limits on what batches keep in memory.
+const (
+	maxLargeBatches = 64      // over maxBody octets, at once
+	maxKept         = 1 << 20 // octets of a buffer that is used again
+)
+
 // batchItem names an instance.
 type batchItem struct{ service, id []byte }
 
 // read reads the request's body.
 func (b *batch) read(w http.ResponseWriter, r *http.Request) error {
 	var err error
-	if b.body, err = readInto(b.body[:0], http.MaxBytesReader(w, r.Body, maxBatch), r.ContentLength); err != nil {
+	if b.body, err = readInto(b.body[:0], http.MaxBytesReader(w, r.Body, maxBatch)); err != nil {
 		return err
 	}
 	var plain bool
@@ -39,11 +44,16 @@ func (b *batch) read(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// readInto appends all that src has to dst; it is expected to be of that
-// length, where that is not negative.
-func readInto(dst []byte, src io.Reader, expected int64) ([]byte, error) {
-	dst = slices.Grow(dst, int(min(max(expected, 0), maxBatch))+512)
+// readInto appends all that src has to dst. Room is made for what has come and
+// not for what Content-Length promises, or many who promise and send nothing
+// would take all memory.
+func readInto(dst []byte, src io.Reader) ([]byte, error) {
 	for {
+		if len(dst) == cap(dst) {
+			grown := make([]byte, len(dst), min(max(2*cap(dst), 4<<10), maxBatch+512))
+			copy(grown, dst)
+			dst = grown
+		}
 		n, err := src.Read(dst[len(dst):cap(dst)])
 		dst = dst[:len(dst)+n]
 		var tooLarge *http.MaxBytesError
@@ -54,9 +64,6 @@ func readInto(dst []byte, src io.Reader, expected int64) ([]byte, error) {
 			return dst, err
 		case err != nil:
 			return dst, problemf(http.StatusBadRequest, "the body ended early: %v", err)
-		}
-		if len(dst) == cap(dst) {
-			dst = slices.Grow(dst, len(dst))
 		}
 	}
 }

@@ -126,11 +126,24 @@ func (s *Server) heartbeats(w http.ResponseWriter, r *http.Request) error {
 	if err := takesJSON(r); err != nil {
 		return err
 	}
+	if r.ContentLength < 0 || r.ContentLength > maxBody {
+		select {
+		case s.largeBatches <- struct{}{}:
+			defer func() { <-s.largeBatches }()
+		default:
+			return problemf(http.StatusServiceUnavailable,
+				"%d large batches are being read, which is all that this server takes at once: try again, or send at most %d octets at a time", maxLargeBatches, maxBody)
+		}
+	}
 	b, ok := s.batches.Get().(*batch)
 	if !ok {
 		b = &batch{}
 	}
-	defer s.batches.Put(b)
+	defer func() {
+		if cap(b.body) <= maxKept {
+			s.batches.Put(b)
+		}
+	}()
 	if err := b.read(w, r); err != nil {
 		return err
 	}

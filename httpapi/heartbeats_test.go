@@ -2,8 +2,12 @@ package httpapi_test
 
 import (
 	"fmt"
+	"io"
+	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,6 +89,50 @@ func TestBatchRefuses(t *testing.T) {
 	a.want(t, 415, "POST /v1/heartbeats", batchOf("a1"), "Content-Type: text/plain")
 	a.want(t, 400, "POST /v1/heartbeats?x=1", batchOf("a1"))
 	a.want(t, 405, "GET /v1/heartbeats", "")
+}
+
+// Batches that promise much and send little take little, and of large ones
+// only so many are read at once. Small ones go on.
+func TestLargeBatchesAreBounded(t *testing.T) {
+	const most = 64
+	a := newAPI(t, store.Config{})
+	large := func(body io.Reader) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("POST", "/v1/heartbeats", body)
+		r.ContentLength = 4 << 20
+		w := httptest.NewRecorder()
+		a.handler.ServeHTTP(w, r)
+		return w
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var ends []*io.PipeWriter
+	var under sync.WaitGroup
+	for range most {
+		body, end := io.Pipe()
+		ends = append(ends, end)
+		under.Go(func() {
+			if w := large(body); w.Code != 200 {
+				t.Errorf("a large batch: %d %s", w.Code, w.Body)
+			}
+		})
+		fmt.Fprint(end, "{") // it returns when that was read
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20 {
+		t.Errorf("%d batches of one octet each took %d octets", most, n)
+	}
+	if w := large(strings.NewReader("{")); w.Code != 503 || w.Header().Get("Retry-After") != "1" {
+		t.Errorf("one too many: %d, Retry-After %q, %s", w.Code, w.Header().Get("Retry-After"), w.Body)
+	}
+	a.want(t, 200, "POST /v1/heartbeats", batchOf("a1"))
+	for _, end := range ends {
+		fmt.Fprint(end, `"instances":[]}`)
+		end.Close()
+	}
+	under.Wait()
+	if w := large(strings.NewReader(`{"instances":[]}`)); w.Code != 200 {
+		t.Errorf("when they have ended: %d %s", w.Code, w.Body)
+	}
 }
 
 // A heartbeat that brings a weight says which one is in force.

@@ -123,6 +123,8 @@ type Server struct {
 	requests requests
 	batches  sync.Pool // of *batch
 	hub      *hub
+
+	largeBatches chan struct{} // one for each that is under way
 }
 
 // New binds the address, so that a port in use is known at once. Serve must
@@ -149,7 +151,7 @@ func New(cfg Config) (*Server, error) {
 
 // newServer makes a server without a listener.
 func newServer(cfg Config) *Server {
-	s := &Server{cfg: cfg, registry: cfg.Registry}
+	s := &Server{cfg: cfg, registry: cfg.Registry, largeBatches: make(chan struct{}, maxLargeBatches)}
 	s.hub = newHub(s.registry, cfg.MaxWatchers, cfg.MaxWatchersPerClient, s.words)
 	return s
 }
