@@ -30,24 +30,26 @@ type attempts struct {
 // come one in each interval.
 type tally struct {
 	until   store.Instant
-	refused bool // the last one was one too many
+	refused bool // one was one too many, since all its attempts were free
 }
 
 // fail counts one more unknown token. wait is how long the client has to wait
 // before the next, 0 where this one is not one too many; first says that it is
-// the first of these in a row.
+// the first of these since the client was last quiet for so long that all of
+// its attempts were free again.
 func (a *attempts) fail(peer netip.Addr, now store.Instant) (wait time.Duration, first bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.count++
 	client := a.placeLocked(clientOf(peer), now)
 	t := a.by[client]
+	refused := t.refused && t.until > now
 	next := max(t.until, now).Add(attemptInterval)
 	if over := next.Sub(now) - attemptsAtOnce*attemptInterval; over > 0 {
 		a.by[client] = tally{t.until, true}
-		return over, !t.refused
+		return over, !refused
 	}
-	a.by[client] = tally{until: next}
+	a.by[client] = tally{next, refused}
 	return 0, false
 }
 

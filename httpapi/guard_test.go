@@ -250,9 +250,13 @@ func TestUnknownTokensAreLimited(t *testing.T) {
 		if w := try(other, "guess"); w.Code != 401 {
 			t.Errorf("from another network: %d", w.Code)
 		}
-		if n := strings.Count(g.logged.String(), "too many unknown tokens"); n != 1 {
-			t.Errorf("it was logged %d times\n%s", n, g.logged.String())
+		logged := func(want int) {
+			t.Helper()
+			if n := strings.Count(g.logged.String(), "too many unknown tokens"); n != want {
+				t.Errorf("it was logged %d times, want %d\n%s", n, want, g.logged.String())
+			}
 		}
+		logged(1)
 		storetest.Advance(2 * time.Second)
 		for k, want := range []int{401, 401, 429} {
 			if w := try(mallory, "guess"); w.Code != want {
@@ -262,6 +266,12 @@ func TestUnknownTokensAreLimited(t *testing.T) {
 		if n := g.server.UnknownTokens(); n != 30+1+3 {
 			t.Errorf("%d were counted", n)
 		}
+		logged(1) // it has gone on all the time
+		storetest.Advance(10 * time.Second)
+		for range 11 {
+			try(mallory, "guess")
+		}
+		logged(2) // it had been quiet
 	})
 }
 
