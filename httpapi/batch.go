@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -156,7 +157,9 @@ func (s *scanner) item() (i batchItem, ok bool) {
 	return i, s.take('}')
 }
 
-// parseBatch reads any batch, and names what is wrong with it.
+// parseBatch reads any batch, and names what is wrong with it. It goes item by
+// item, so that one with too many, or with a bad one, costs no more than what
+// comes before that.
 func parseBatch(b []byte, items []batchItem) ([]batchItem, error) {
 	const form = `{"instances":[{"service":"web","id":"a1"}]}`
 	if !utf8.Valid(b) {
@@ -166,12 +169,19 @@ func parseBatch(b []byte, items []batchItem) ([]batchItem, error) {
 		return items, problemf(http.StatusBadRequest, "the body is empty; send %s", form)
 	}
 	there := false
-	err := object(b, "", func(name string, raw json.RawMessage) error {
+	err := members(b, "", func(name string, dec *json.Decoder) error {
 		if name != "instances" {
 			return &store.InvalidError{Field: name, Reason: unknownField("instances")}
 		}
 		there = true
-		return list(name, raw, "an array of objects with service and id", func(raw json.RawMessage) error {
+		if !bytes.HasPrefix(bytes.TrimLeft(b[dec.InputOffset():], ": \t\r\n"), []byte("[")) {
+			raw, err := next(dec)
+			if err != nil {
+				return err
+			}
+			return wrongType(name, raw, "an array of objects with service and id")
+		}
+		return elements(dec, func(raw json.RawMessage) error {
 			if len(items) == maxBatchItems {
 				return problemf(http.StatusRequestEntityTooLarge, "instances: over %d of them; send them in several requests", maxBatchItems)
 			}

@@ -60,6 +60,18 @@ func readAll(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 // one object, and a name that comes twice, is an error; so is what take
 // returns.
 func object(b []byte, field string, take func(name string, value json.RawMessage) error) error {
+	return members(b, field, func(name string, dec *json.Decoder) error {
+		value, err := next(dec)
+		if err != nil {
+			return err
+		}
+		return take(name, value)
+	})
+}
+
+// members is object for values that may be large: take reads each from the
+// decoder, whole.
+func members(b []byte, field string, take func(name string, dec *json.Decoder) error) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	start, err := dec.Token()
 	if err != nil {
@@ -79,11 +91,7 @@ func object(b []byte, field string, take func(name string, value json.RawMessage
 			return &store.InvalidError{Field: key, Reason: "it stands twice in one object; send it once"}
 		}
 		seen[key] = true
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return syntaxError(err)
-		}
-		if err := take(key, value); err != nil {
+		if err := take(key, dec); err != nil {
 			return err
 		}
 	}
@@ -94,6 +102,15 @@ func object(b []byte, field string, take func(name string, value json.RawMessage
 		return problemf(http.StatusBadRequest, "the body goes on after the JSON object; send one object and nothing else")
 	}
 	return nil
+}
+
+// next takes the next value off a decoder.
+func next(dec *json.Decoder) (json.RawMessage, error) {
+	var value json.RawMessage
+	if err := dec.Decode(&value); err != nil {
+		return nil, syntaxError(err)
+	}
+	return value, nil
 }
 
 func syntaxError(err error) error {
@@ -132,16 +149,31 @@ func wholeNumber(field string, raw json.RawMessage, low, high int) (int, error) 
 	return n, nil
 }
 
-// list decodes an array whose items take reads.
+// list calls take with each item of an array, in order.
 func list(field string, raw json.RawMessage, allowed string, take func(json.RawMessage) error) error {
-	items, err := value[[]json.RawMessage](field, raw, allowed)
-	if err != nil {
-		return err
+	if raw[0] != '[' {
+		return wrongType(field, raw, allowed)
 	}
-	for _, item := range items {
+	return elements(json.NewDecoder(bytes.NewReader(raw)), take)
+}
+
+// elements does so with an array that a decoder is at. What comes after an item
+// that take refuses is not looked at.
+func elements(dec *json.Decoder, take func(json.RawMessage) error) error {
+	if _, err := dec.Token(); err != nil {
+		return syntaxError(err)
+	}
+	for dec.More() {
+		item, err := next(dec)
+		if err != nil {
+			return err
+		}
 		if err := take(item); err != nil {
 			return err
 		}
+	}
+	if _, err := dec.Token(); err != nil {
+		return syntaxError(err)
 	}
 	return nil
 }

@@ -91,6 +91,34 @@ func TestBatchRefuses(t *testing.T) {
 	a.want(t, 405, "GET /v1/heartbeats", "")
 }
 
+// What comes after the first bad item, or after one too many, is not looked at.
+func TestBatchStopsEarly(t *testing.T) {
+	a := newAPI(t, store.Config{})
+	escaped := `{"service":"web","id":"\u0061"}` // not for the quick reader
+	for _, c := range []struct {
+		body   string
+		status int
+		field  any
+	}{
+		{`{"instances":[0` + strings.Repeat(",0", 1<<20) + `]}`, 400, "instances[0]"},
+		{`{"instances":[` + escaped + `,[],!`, 400, "instances[1]"},
+		{`{"instances":[` + strings.Repeat(escaped+",", 10_001) + `!`, 413, nil},
+		{`{"instances":[` + escaped + `,!`, 400, nil},
+		{`{"instances":[` + escaped, 400, nil},
+		{`{"instances":[` + escaped + `}`, 400, nil},
+		{`{"instances" : "[]"}`, 400, "instances"},
+		{`{"instances" "[]"}`, 400, nil},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		a.want(t, c.status, "POST /v1/heartbeats", c.body).same(t, "field", c.field)
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 24<<20 {
+			t.Errorf("%.60s: it took %d octets", c.body, n)
+		}
+	}
+}
+
 // Batches that promise much and send little take little, and of large ones
 // only so many are read at once. Small ones go on.
 func TestLargeBatchesAreBounded(t *testing.T) {
