@@ -29,3 +29,12 @@ func TestAccessAllocates(t *testing.T) {
 		}
 	}
 }
+
+// Nor does a look at the host.
+func TestOwnNameAllocates(t *testing.T) {
+	for _, host := range []string{"127.0.0.1:8054", "[::1]:8054", "localhost:8054", "a.localhost"} {
+		if n := testing.AllocsPerRun(100, func() { httpapi.IsOwnName(host) }); n > 0 {
+			t.Errorf("%s: %v allocations", host, n)
+		}
+	}
+}

@@ -88,3 +88,6 @@ func Routes(s *Server) map[string][]string {
 
 // Counted is the counter of requests around a handler.
 func Counted(s *Server, h http.Handler) http.Handler { return s.counted("/", h) }
+
+// IsOwnName reports whether a server on loopback answers to a name.
+func IsOwnName(host string) bool { return isOwnName(host) }

@@ -227,7 +227,7 @@ func (s *Server) Handler() http.Handler {
 	crossOrigin.SetDenyHandler(s.counted(elsewhere, handlerFunc(func(http.ResponseWriter, *http.Request) error {
 		return problemf(http.StatusForbidden, "a page from another origin may not change the registry")
 	})))
-	return s.access(crossOrigin.Handler(s.heartbeatsFirst(s.router())))
+	return s.access(s.ownNames(crossOrigin.Handler(s.heartbeatsFirst(s.router()))))
 }
 
 // router has the whole table of routes. The heartbeat's is also returned.

@@ -401,7 +401,7 @@ func TestWatcherCaps(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer second.Close()
-			if _, err := io.WriteString(second, "GET "+waits+" HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			if _, err := io.WriteString(second, "GET "+waits+" HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, "two watch", func() bool { return s.Watchers() == 2 })

@@ -81,7 +81,7 @@ func rawWatch(t *testing.T, addr, path string) int {
 	if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: a.Port, Addr: [4]byte(a.IP.To4())}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := syscall.Write(fd, []byte("GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
+	if _, err := syscall.Write(fd, []byte("GET "+path+" HTTP/1.1\r\nHost: localhost\r\n\r\n")); err != nil {
 		t.Fatal(err)
 	}
 	return fd
