@@ -69,7 +69,7 @@ func writeProblem(w http.ResponseWriter, r *http.Request, err error) (status int
 	d := documentOf(err)
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
-	if d.Status == http.StatusServiceUnavailable {
+	if d.Status == http.StatusServiceUnavailable || d.Status == http.StatusTooManyRequests && h.Get("Retry-After") == "" {
 		h.Set("Retry-After", "1")
 	}
 	w.WriteHeader(d.Status)

@@ -412,6 +412,14 @@ func TestWatcherCaps(t *testing.T) {
 				}
 				refused.Close()
 			}
+			answer, err := http.Get("http://" + s.Addr().String() + waits)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer.Body.Close()
+			if after := answer.Header.Get("Retry-After"); answer.StatusCode != c.status || after != "1" {
+				t.Errorf("%d with Retry-After %q, want %d with 1", answer.StatusCode, after, c.status)
+			}
 			// Who does not wait is served, and one that goes makes room.
 			plain, err := request(s.Addr().String(), "/v1/services", "", 200)
 			if err != nil {
