@@ -208,19 +208,28 @@ func (s *Server) stream(w *watcher, out io.Writer) error {
 		if s.rights() != w.rights {
 			return errRightsChanged // the client comes back, and is judged anew
 		}
-		text := []byte(":\n\n")
-		switch len(queue) {
-		case 0:
-		case 1:
-			text = queue[0].text
-		default:
-			text = nil // the events' own text is shared
-			for _, m := range queue {
-				text = append(text, m.text...)
-			}
-		}
-		if _, err := out.Write(text); err != nil {
+		if err := say(out, queue); err != nil {
 			return err
 		}
 	}
+}
+
+// say writes events, or a comment where there are none. Many go out in pieces:
+// all that may wait for a slow client is too much to have in memory once more.
+func say(out io.Writer, queue []*message) error {
+	switch len(queue) {
+	case 0:
+		_, err := io.WriteString(out, ":\n\n")
+		return err
+	case 1:
+		_, err := out.Write(queue[0].text)
+		return err
+	}
+	b := bufio.NewWriterSize(out, 32<<10)
+	for _, m := range queue {
+		if _, err := b.Write(m.text); err != nil {
+			return err
+		}
+	}
+	return b.Flush()
 }

@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,12 +11,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rosterdns/roster/httpapi"
@@ -380,6 +383,56 @@ func TestSlowWatcherIsCut(t *testing.T) {
 			t.Fatalf("after it was cut: port %v, want %d", data["port"], seen)
 		}
 	}
+}
+
+// What has waited for a client goes out in pieces, and all of it.
+func TestMuchGoesInPieces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, done := storetest.Open(t, memory, store.Config{})
+		defer done()
+		w := &stuckWriter{ResponseRecorder: httptest.NewRecorder(), goOn: make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		var watching sync.WaitGroup
+		watching.Go(func() {
+			httpapi.NewOffline(r).Handler().ServeHTTP(w, httptest.NewRequest("GET", "/v1/events", nil).WithContext(ctx))
+		})
+		const events = 500
+		for k := range events {
+			synctest.Wait() // the first is being written before the second comes
+			i := port("web", fmt.Sprint(k), k+1)
+			for n := range 20 {
+				i.Tags = append(i.Tags, fmt.Sprintf("%0200d", n))
+			}
+			storetest.Register(t, r, i)
+		}
+		close(w.goOn)
+		synctest.Wait()
+		cancel()
+		watching.Wait()
+		if got := strings.Count(w.Body.String(), "event: register\n"); got != events {
+			t.Errorf("%d events came, want %d", got, events)
+		}
+		if w.most > 64<<10 {
+			t.Errorf("%d octets in one piece", w.most)
+		}
+	})
+}
+
+// stuckWriter is a client that reads nothing of the first event before goOn is
+// closed.
+type stuckWriter struct {
+	*httptest.ResponseRecorder
+	goOn chan struct{}
+	most int // octets in one write
+}
+
+// Write implements [http.ResponseWriter].
+func (w *stuckWriter) Write(b []byte) (int, error) {
+	if bytes.HasPrefix(b, []byte("event: register")) {
+		<-w.goOn
+	}
+	w.most = max(w.most, len(b))
+	return w.ResponseRecorder.Write(b)
 }
 
 func TestWatcherCaps(t *testing.T) {
