@@ -212,16 +212,18 @@ func (c *Check) checkPath() error {
 // Checked takes in what the check of an instance has come to, as it stood when
 // it was probed: it is up or down from now on, or deregistered where the check
 // removes. It renews no lease, and changes nothing where the instance itself
-// has said that it is down or draining. Where the instance is gone, or is
-// probed otherwise by now, the error is ErrNotFound.
-func (r *Registry) Checked(ctx context.Context, seen *Instance, passes bool) error {
+// has said that it is down or draining. Where the instance is gone, even if it
+// has been registered anew since, or is probed otherwise by now, the error is
+// ErrNotFound.
+func (r *Registry) Checked(ctx context.Context, seen Member, passes bool) error {
 	at := slot{seen.Service, seen.Label}
 	if err := r.writing.lock(ctx, at); err != nil {
 		return err
 	}
 	defer r.writing.unlock(at)
 	present, known := r.member(at)
-	if !known || present.ID != seen.ID || !present.Lease.Alive(r.Now()) || !present.SameTarget(seen) {
+	// Who has gone and come again has another lease.
+	if !known || present.Lease != seen.Lease || !present.Lease.Alive(r.Now()) || !present.SameTarget(seen.Instance) {
 		return fmt.Errorf("%s: %w", seen, ErrNotFound)
 	}
 	e, any := present.outcome(passes)

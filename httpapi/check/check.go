@@ -148,7 +148,7 @@ func (c *Checker) resync(at store.Revision) {
 				continue
 			}
 			there[nameOf(m.Instance)] = true
-			if !c.aim(m.Instance, false) {
+			if !c.aim(m, false) {
 				refused++
 			}
 		}
@@ -170,32 +170,44 @@ func (c *Checker) take(e *store.Event) {
 	i := e.Instance()
 	t := c.targets[nameOf(i)]
 	switch {
-	case t != nil && t.instance.Revision >= e.Revision:
+	case t != nil && t.Revision >= e.Revision:
 		// The view had it already when the registry was looked through.
 	case e.After == nil || i.Check == nil:
 		c.drop(t)
-	case !c.aim(i, true) && e.Kind == store.Registered:
+	case !c.aim(c.member(i), true) && e.Kind == store.Registered:
 		c.cfg.Log.Warnf("%s is not probed: not all of its addresses are among those that checks may connect to (--check-allow); it keeps the status it has", i)
 	}
 }
 
+// member returns i with the lease that is at its place now. That may be a later
+// one's, whose event is still to come: then what probes find from now on is
+// about that one. None is there where i has gone.
+func (c *Checker) member(i *store.Instance) store.Member {
+	m := store.Member{Instance: i}
+	if v := c.cfg.Registry.Service(i.Service); v != nil {
+		now, _ := v.ByLabel(i.Label, c.cfg.Registry.Now())
+		m.Lease = now.Lease
+	}
+	return m
+}
+
 // aim makes the instance a target if it is to be probed, and reports false
 // where its addresses do not allow that. fresh says that it has just changed.
-func (c *Checker) aim(i *store.Instance, fresh bool) bool {
-	t := c.targets[nameOf(i)]
-	permitted := c.cfg.Allow.PermitsAll(i)
-	if !i.Checkable() || !permitted {
+func (c *Checker) aim(m store.Member, fresh bool) bool {
+	t := c.targets[nameOf(m.Instance)]
+	permitted := c.cfg.Allow.PermitsAll(m.Instance)
+	if !m.Checkable() || !permitted || m.Lease == nil {
 		c.drop(t)
 		return permitted
 	}
-	if t != nil && t.instance.SameTarget(i) {
-		t.instance = i
+	if t != nil && t.Lease == m.Lease && t.SameTarget(m.Instance) {
+		t.Member = m
 		return true
 	}
 	c.drop(t)
-	t = &target{instance: i, place: notScheduled}
-	c.targets[nameOf(i)] = t
-	c.schedule.add(t, time.Now().Add(c.first(i.Check, fresh)))
+	t = &target{Member: m, place: notScheduled}
+	c.targets[nameOf(m.Instance)] = t
+	c.schedule.add(t, time.Now().Add(c.first(m.Check, fresh)))
 	return true
 }
 
@@ -229,7 +241,7 @@ func (c *Checker) drop(t *target) {
 		t.cancel()
 	}
 	c.schedule.remove(t)
-	delete(c.targets, nameOf(t.instance))
+	delete(c.targets, nameOf(t.Instance))
 }
 
 // follow runs what is due and takes in what happens, until the subscription
@@ -251,7 +263,7 @@ func (c *Checker) follow(ctx context.Context, sub *store.Subscription) error {
 			c.running--
 			t.cancel = nil
 			if !t.dropped {
-				c.schedule.add(t, t.started.Add(c.jitter(t.instance.Check.Interval)))
+				c.schedule.add(t, t.started.Add(c.jitter(t.Check.Interval)))
 			}
 		case <-timer.C:
 		}
@@ -276,30 +288,30 @@ func (c *Checker) startDue(ctx context.Context) time.Duration {
 }
 
 func (c *Checker) start(ctx context.Context, t *target, now time.Time) {
-	i := t.instance
+	m := t.Member
 	t.started = now
-	probing, cancel := context.WithTimeout(ctx, i.Check.Timeout)
+	probing, cancel := context.WithTimeout(ctx, m.Check.Timeout)
 	t.cancel = cancel
 	c.running++
 	c.probes.Go(func() {
 		defer func() { c.ended <- t }()
-		err := c.probe(probing, i)
-		late := time.Since(now) > i.Check.Timeout+stall
+		err := c.probe(probing, m.Instance)
+		late := time.Since(now) > m.Check.Timeout+stall
 		broken := errors.Is(probing.Err(), context.Canceled)
 		cancel()
 		if broken || errors.Is(err, errOurs) || err != nil && late {
 			return
 		}
-		if t.count(i, err == nil) {
-			c.conclude(ctx, i, err)
+		if t.count(m.Instance, err == nil) {
+			c.conclude(ctx, m, err)
 		}
 	})
 }
 
-// conclude tells the registry what the check of i has come to, and the log
+// conclude tells the registry what the check of m has come to, and the log
 // why.
-func (c *Checker) conclude(ctx context.Context, i *store.Instance, why error) {
-	err := c.cfg.Registry.Checked(ctx, i, why == nil)
+func (c *Checker) conclude(ctx context.Context, m store.Member, why error) {
+	err := c.cfg.Registry.Checked(ctx, m, why == nil)
 	switch {
 	case err == nil:
 		if c.failing.Swap(false) {
@@ -315,10 +327,10 @@ func (c *Checker) conclude(ctx context.Context, i *store.Instance, why error) {
 	}
 	switch {
 	case why == nil:
-		c.cfg.Log.Infof("%s is up: its check passes", i)
-	case i.Check.Removes:
-		c.cfg.Log.Warnf("%s is deregistered: %d probes in a row failed: %v", i, i.Check.Fall, why)
+		c.cfg.Log.Infof("%s is up: its check passes", m)
+	case m.Check.Removes:
+		c.cfg.Log.Warnf("%s is deregistered: %d probes in a row failed: %v", m, m.Check.Fall, why)
 	default:
-		c.cfg.Log.Warnf("%s is down: %d checks in a row failed: %v", i, i.Check.Fall, why)
+		c.cfg.Log.Warnf("%s is down: %d checks in a row failed: %v", m, m.Check.Fall, why)
 	}
 }

@@ -14,12 +14,12 @@ func nameOf(i *store.Instance) name { return name{i.Service, i.ID} }
 
 // target is an instance that is probed.
 type target struct {
-	instance *store.Instance // as last heard of
-	due      time.Time       // of the next probe; valid in the schedule
-	place    int             // in the schedule, or notScheduled
-	started  time.Time       // the last probe
-	cancel   func()          // breaks off the probe under way; nil: none
-	dropped  bool            // it is no target any more
+	store.Member           // as last heard of; its lease is as old as the target
+	due          time.Time // of the next probe; valid in the schedule
+	place        int       // in the schedule, or notScheduled
+	started      time.Time // the last probe
+	cancel       func()    // breaks off the probe under way; nil: none
+	dropped      bool      // it is no target any more
 
 	// How the last probes ended; while one is under way they are its own.
 	passes, fails int

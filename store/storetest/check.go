@@ -26,6 +26,20 @@ func Checked(service, id string) *store.Instance {
 	return i
 }
 
+// member returns a live instance with its lease.
+func member(t *testing.T, r *store.Registry, service, id string) store.Member {
+	t.Helper()
+	v := r.Service(service)
+	if v == nil {
+		t.Fatalf("nothing is registered as %s", service)
+	}
+	m, ok := v.ByLabel(store.Label(id), r.Now())
+	if !ok {
+		t.Fatalf("%s/%s is gone", service, id)
+	}
+	return m
+}
+
 // testChecked follows the status of an instance with a check. Each step is to
 // leave the status that it names, and to move the revision where that is
 // another.
@@ -33,13 +47,7 @@ func testChecked(t *testing.T, open Opener) {
 	synctest.Test(t, func(t *testing.T) {
 		r, done := Open(t, open, store.Config{})
 		defer done()
-		present := func() *store.Instance {
-			m, ok := r.Service("web").ByLabel("a1", r.Now())
-			if !ok {
-				t.Fatal("a1 is gone")
-			}
-			return m.Instance
-		}
+		present := func() store.Member { return member(t, r, "web", "a1") }
 		register := func(change func(*store.Instance)) func() error {
 			return func() error {
 				i := Checked("web", "a1")
@@ -120,13 +128,14 @@ func testCheckRenewsNothing(t *testing.T, open Opener) {
 	synctest.Test(t, func(t *testing.T) {
 		r, done := Open(t, open, store.Config{})
 		defer done()
-		reg := Register(t, r, Checked("web", "leased"))
+		Register(t, r, Checked("web", "leased"))
 		permanent := Checked("web", "permanent")
 		permanent.TTL = 0
-		forever := Register(t, r, permanent)
+		Register(t, r, permanent)
+		leased, forever := member(t, r, "web", "leased"), member(t, r, "web", "permanent")
 		for k := range 10 {
 			Advance(2900 * time.Millisecond)
-			for _, i := range []*store.Instance{reg.Instance, forever.Instance} {
+			for _, i := range []store.Member{leased, forever} {
 				if err := r.Checked(t.Context(), i, k%2 == 0); err != nil {
 					t.Fatal(err)
 				}
@@ -140,7 +149,7 @@ func testCheckRenewsNothing(t *testing.T, open Opener) {
 		if m.Status != store.Down {
 			t.Errorf("permanent is %s, want down", m.Status)
 		}
-		if err := r.Checked(t.Context(), reg.Instance, true); !errors.Is(err, store.ErrNotFound) {
+		if err := r.Checked(t.Context(), leased, true); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("a check of what is gone: %v, want ErrNotFound", err)
 		}
 	})
@@ -151,7 +160,8 @@ func testCheckRenewsNothing(t *testing.T, open Opener) {
 func testStaleCheck(t *testing.T, open Opener) {
 	r, done := Open(t, open, store.Config{})
 	defer done()
-	seen := Register(t, r, Checked("web", "stale")).Instance
+	Register(t, r, Checked("web", "stale"))
+	seen := member(t, r, "web", "stale")
 	for what, change := range map[string]func(*store.Instance){
 		"another port":    func(i *store.Instance) { i.Port++ },
 		"another address": func(i *store.Instance) { i.Addresses[0] = i.Addresses[0].Next() },
@@ -172,6 +182,17 @@ func testStaleCheck(t *testing.T, open Opener) {
 	if err := r.Checked(t.Context(), seen, true); err != nil {
 		t.Errorf("with another weight: %v", err)
 	}
+	// The same address, but another life.
+	if _, err := r.Deregister(t.Context(), "web", "stale"); err != nil {
+		t.Fatal(err)
+	}
+	Register(t, r, Checked("web", "stale"))
+	if err := r.Checked(t.Context(), seen, false); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("registered anew: %v, want ErrNotFound", err)
+	}
+	if m := member(t, r, "web", "stale"); m.Status != store.Starting {
+		t.Errorf("registered anew it is %s, want starting", m.Status)
+	}
 }
 
 // The seed's check: up at once, deregistered when it fails.
@@ -185,14 +206,15 @@ func testCheckRemoves(t *testing.T, open Opener) {
 		t.Errorf("registered it is %s, want up", reg.Status)
 	}
 	at := r.Revision()
-	if err := r.Checked(t.Context(), reg.Instance, true); err != nil || r.Revision() != at {
+	m := member(t, r, "db", "seed")
+	if err := r.Checked(t.Context(), m, true); err != nil || r.Revision() != at {
 		t.Errorf("a pass: %v, revision %d, was %d", err, r.Revision(), at)
 	}
 	sub, _, err := r.Subscribe("db", at, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Checked(t.Context(), reg.Instance, false); err != nil {
+	if err := r.Checked(t.Context(), m, false); err != nil {
 		t.Fatal(err)
 	}
 	if e := <-sub.C; e.Kind != store.Deregistered || e.Instance().ID != "seed" {
@@ -201,7 +223,8 @@ func testCheckRemoves(t *testing.T, open Opener) {
 	// With a lease it goes by that.
 	leased := Instance("db", "leased")
 	leased.Check = store.SeedCheck(netip.Addr{})
-	if err := r.Checked(t.Context(), Register(t, r, leased).Instance, false); err != nil {
+	Register(t, r, leased)
+	if err := r.Checked(t.Context(), member(t, r, "db", "leased"), false); err != nil {
 		t.Fatal(err)
 	}
 	if got := Live(r, "db"); len(got) != 1 || got[0] != "leased" {
@@ -213,11 +236,11 @@ func testCheckedRestart(t *testing.T, open Opener) {
 	r, done := Open(t, open, store.Config{})
 	statuses := map[string]store.Status{"starting": store.Starting, "up": store.Up, "failing": store.Down, "down": store.Down}
 	for id, s := range statuses {
-		i := Register(t, r, Checked("web", id)).Instance
+		Register(t, r, Checked("web", id))
 		var err error
 		switch id {
 		case "up", "failing":
-			err = r.Checked(t.Context(), i, s == store.Up)
+			err = r.Checked(t.Context(), member(t, r, "web", id), s == store.Up)
 		case "down":
 			_, err = r.Heartbeat(t.Context(), "web", id, store.Beat{Status: &s})
 		}
@@ -238,7 +261,7 @@ func testCheckedRestart(t *testing.T, open Opener) {
 		if m.Status != want {
 			t.Errorf("after the restart %s is %s", id, m.Status)
 		}
-		if err := r.Checked(t.Context(), m.Instance, true); err != nil {
+		if err := r.Checked(t.Context(), m, true); err != nil {
 			t.Fatal(err)
 		}
 		if id != "down" {
