@@ -209,13 +209,22 @@ func (c *Check) checkPath() error {
 	return nil
 }
 
+// Spares reports whether a failure of a probe that began at that moment counts
+// for nothing: the instance has since said that it is there, or had just said
+// so.
+func (l *Lease) Spares(began Instant) bool { return began < Instant(l.spared.Load()) }
+
+// spare makes failures of probes that began before the given moment count for
+// nothing.
+func (l *Lease) spare(until Instant) { l.spared.Store(int64(until)) }
+
 // Checked takes in what the check of an instance has come to, as it stood when
-// it was probed: it is up or down from now on, or deregistered where the check
+// the last probe began: it is up or down from now on, or deregistered where the check
 // removes. It renews no lease, and changes nothing where the instance itself
-// has said that it is down or draining. Where the instance is gone, even if it
+// has said that it is down or draining, or is spared ([Lease.Spares]). Where the instance is gone, even if it
 // has been registered anew since, or is probed otherwise by now, the error is
 // ErrNotFound.
-func (r *Registry) Checked(ctx context.Context, seen Member, passes bool) error {
+func (r *Registry) Checked(ctx context.Context, seen Member, began Instant, passes bool) error {
 	at := slot{seen.Service, seen.Label}
 	if err := r.writing.lock(ctx, at); err != nil {
 		return err
@@ -225,6 +234,9 @@ func (r *Registry) Checked(ctx context.Context, seen Member, passes bool) error 
 	// Who has gone and come again has another lease.
 	if !known || present.Lease != seen.Lease || !present.Lease.Alive(r.Now()) || !present.SameTarget(seen.Instance) {
 		return fmt.Errorf("%s: %w", seen, ErrNotFound)
+	}
+	if !passes && present.Lease.Spares(began) {
+		return nil
 	}
 	e, any := present.outcome(passes)
 	if !any {

@@ -55,6 +55,9 @@ func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (R
 	if after.sameAs(present.Instance) {
 		kind = StatusChanged
 	}
+	if after.Status == Starting {
+		present.Lease.spare(r.Now()) // what was found before it took its word back is over
+	}
 	reg, err := r.commit(ctx, at, Event{Kind: kind, Before: present.Instance, After: after})
 	if err == nil && b.Weight != nil {
 		r.weights.forget(present.Lease)

@@ -34,6 +34,7 @@ func (t Instant) Sub(u Instant) time.Duration { return time.Duration(t - u) }
 type Lease struct {
 	end    atomic.Int64 // an Instant
 	length atomic.Int64 // a Duration: how long a renewal makes it; 0: permanent
+	spared atomic.Int64 // an Instant: see Spares
 	slot   slot         // whose lease it is
 	index  int          // its place in the deadlines, -1: none; guarded by their mu
 }

@@ -259,6 +259,11 @@ func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Reg
 		// Hearing from it has renewed the lease it has, so that a slow disk
 		// below does not let it end.
 		r.weights.forget(present.Lease)
+		if in.Check != nil && in.Check.Removes {
+			// Whoever registers again may just have been started again, and gets
+			// the time to listen that a new one has.
+			present.Lease.spare(r.Now().Add(in.Check.Interval))
+		}
 		if present.sameAs(in) {
 			return r.warned(r.registration(present, false)), nil
 		}

@@ -288,7 +288,7 @@ func (c *Checker) startDue(ctx context.Context) time.Duration {
 }
 
 func (c *Checker) start(ctx context.Context, t *target, now time.Time) {
-	m := t.Member
+	m, began := t.Member, c.cfg.Registry.Now()
 	t.started = now
 	probing, cancel := context.WithTimeout(ctx, m.Check.Timeout)
 	t.cancel = cancel
@@ -302,16 +302,16 @@ func (c *Checker) start(ctx context.Context, t *target, now time.Time) {
 		if broken || errors.Is(err, errOurs) || err != nil && late {
 			return
 		}
-		if t.count(m.Instance, err == nil) {
-			c.conclude(ctx, m, err)
+		if t.count(m, began, err == nil) {
+			c.conclude(ctx, m, began, err)
 		}
 	})
 }
 
-// conclude tells the registry what the check of m has come to, and the log
-// why.
-func (c *Checker) conclude(ctx context.Context, m store.Member, why error) {
-	err := c.cfg.Registry.Checked(ctx, m, why == nil)
+// conclude tells the registry what the check of m has come to with the probe
+// that began then, and the log why.
+func (c *Checker) conclude(ctx context.Context, m store.Member, began store.Instant, why error) {
+	err := c.cfg.Registry.Checked(ctx, m, began, why == nil)
 	switch {
 	case err == nil:
 		if c.failing.Swap(false) {

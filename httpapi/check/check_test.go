@@ -314,6 +314,22 @@ func TestSeedComesBackInTime(t *testing.T) {
 	})
 }
 
+// Whoever registers the same again is there: the failures before are over, and
+// it has an interval until one counts.
+func TestSeedRegisteredAgain(t *testing.T) {
+	bubble(t, check.Config{}, func(f *fixture) {
+		seed := func(i *store.Instance) { i.Check = store.SeedCheck(netip.Addr{}) }
+		f.set("a1", errRefused)
+		f.register("a1", seed)
+		f.until("a1", 2)
+		f.register("a1", seed)
+		f.until("a1", 3)
+		f.want("one failure later", "a1", "up")
+		storetest.Advance(45 * time.Second) // three more, and they count in any case
+		f.want("later", "a1", "gone")
+	})
+}
+
 // An instance that is registered otherwise is probed anew, and what was under
 // way comes to nothing.
 func TestChangedTarget(t *testing.T) {

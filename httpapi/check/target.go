@@ -23,20 +23,25 @@ type target struct {
 
 	// How the last probes ended; while one is under way they are its own.
 	passes, fails int
+	failing       store.Instant // when the first probe of the row of failures began
 }
 
 const notScheduled = -1
 
-// count takes in one probe of the instance as it was at its start, and reports
-// whether the registry is to know: rise or fall in a row agree, and it does not
-// say so already. One that is starting stays so until it passes.
-func (t *target) count(i *store.Instance, pass bool) bool {
+// count takes in one probe of the instance as it was when that began, and
+// reports whether the registry is to know: rise or fall in a row agree, and it
+// does not say so already. One that is starting stays so until it passes. A
+// row of failures that began with a spared one begins again.
+func (t *target) count(m store.Member, began store.Instant, pass bool) bool {
 	if pass {
 		t.passes, t.fails = t.passes+1, 0
-		return t.passes >= int(i.Check.Rise) && i.Status != store.Up
+		return t.passes >= int(m.Check.Rise) && m.Status != store.Up
+	}
+	if t.fails == 0 || m.Lease.Spares(t.failing) {
+		t.fails, t.failing = 0, began
 	}
 	t.passes, t.fails = 0, t.fails+1
-	return t.fails >= int(i.Check.Fall) && (i.Check.Removes || i.Status == store.Up)
+	return t.fails >= int(m.Check.Fall) && (m.Check.Removes || m.Status == store.Up)
 }
 
 // schedule has the targets that wait, by when they are due.
