@@ -70,8 +70,8 @@ type Checker struct {
 	// What follows belongs to Run's goroutine.
 	targets  map[name]*target
 	schedule schedule
+	hung     schedule       // of those whose last probe hung: they may not hold up the others
 	seen     store.Revision // events up to here have been taken in; 0: none yet
-	running  int            // probes under way
 
 	ended  chan *target // probes that have ended
 	probes sync.WaitGroup
@@ -240,7 +240,7 @@ func (c *Checker) drop(t *target) {
 	if t.cancel != nil {
 		t.cancel()
 	}
-	c.schedule.remove(t)
+	t.unschedule()
 	delete(c.targets, nameOf(t.Instance))
 }
 
@@ -260,11 +260,7 @@ func (c *Checker) follow(ctx context.Context, sub *store.Subscription) error {
 			}
 			c.take(&e)
 		case t := <-c.ended:
-			c.running--
-			t.cancel = nil
-			if !t.dropped {
-				c.schedule.add(t, t.started.Add(c.jitter(t.Check.Interval)))
-			}
+			c.end(t)
 		case <-timer.C:
 		}
 	}
@@ -274,11 +270,18 @@ func (c *Checker) follow(ctx context.Context, sub *store.Subscription) error {
 const idle = time.Hour
 
 // startDue starts what is due, as far as there is room, and returns how long
-// it is until more is.
+// it is until more is. Those that hang get half of the room: a probe of theirs
+// is in the way for long, and a few of them would fill all of it.
 func (c *Checker) startDue(ctx context.Context) time.Duration {
 	now := time.Now()
-	for c.running < c.cfg.MaxProbes {
-		t, wait := c.schedule.next(now)
+	hung := c.startFrom(ctx, &c.hung, max(c.cfg.MaxProbes/2, 1), now)
+	return min(hung, c.startFrom(ctx, &c.schedule, c.cfg.MaxProbes, now))
+}
+
+// startFrom starts what is due in one schedule, of which at most so many run.
+func (c *Checker) startFrom(ctx context.Context, s *schedule, most int, now time.Time) time.Duration {
+	for s.running < most && c.schedule.running+c.hung.running < c.cfg.MaxProbes {
+		t, wait := s.next(now)
 		if t == nil {
 			return wait
 		}
@@ -287,17 +290,32 @@ func (c *Checker) startDue(ctx context.Context) time.Duration {
 	return idle // the end of a probe makes room
 }
 
+// end takes back a target whose probe has ended.
+func (c *Checker) end(t *target) {
+	t.in.running--
+	t.cancel = nil
+	if t.dropped {
+		return
+	}
+	s := &c.schedule
+	if t.hung {
+		s = &c.hung
+	}
+	s.add(t, t.started.Add(c.jitter(t.Check.Interval)))
+}
+
 func (c *Checker) start(ctx context.Context, t *target, now time.Time) {
 	m, began := t.Member, c.cfg.Registry.Now()
 	t.started = now
 	probing, cancel := context.WithTimeout(ctx, m.Check.Timeout)
 	t.cancel = cancel
-	c.running++
+	t.in.running++
 	c.probes.Go(func() {
 		defer func() { c.ended <- t }()
 		err := c.probe(probing, m.Instance)
 		late := time.Since(now) > m.Check.Timeout+stall
 		broken := errors.Is(probing.Err(), context.Canceled)
+		t.hung = err != nil && errors.Is(probing.Err(), context.DeadlineExceeded)
 		cancel()
 		if broken || errors.Is(err, errOurs) || err != nil && late {
 			return

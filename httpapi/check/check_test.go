@@ -388,6 +388,31 @@ func TestBounds(t *testing.T) {
 	})
 }
 
+// Those that hang do not hold up the others, however many they are.
+func TestHung(t *testing.T) {
+	bubble(t, check.Config{MaxProbes: 8}, func(f *fixture) {
+		for k := range 30 {
+			id := fmt.Sprintf("hung%d", k)
+			f.mu.Lock()
+			f.takes[id] = time.Hour
+			f.mu.Unlock()
+			f.register(id, func(i *store.Instance) { i.Check.Timeout = 8 * time.Second })
+		}
+		storetest.Advance(time.Minute) // each has been probed
+		f.register("a1")
+		f.want("registered", "a1", "up")
+		storetest.Advance(time.Minute)
+		if n := len(f.times("a1")); n < 6 {
+			t.Errorf("it was probed %d times in a minute, want 6", n)
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.running != 4 {
+			t.Errorf("%d probes hang at a time, want 4: half of the room", f.running)
+		}
+	})
+}
+
 // The server's own trouble counts against nobody.
 func TestOwnTrouble(t *testing.T) {
 	bubble(t, check.Config{}, func(f *fixture) {

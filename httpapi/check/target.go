@@ -17,6 +17,7 @@ type target struct {
 	store.Member           // as last heard of; its lease is as old as the target
 	due          time.Time // of the next probe; valid in the schedule
 	place        int       // in the schedule, or notScheduled
+	in           *schedule // where it waits, or waited before the probe under way
 	started      time.Time // the last probe
 	cancel       func()    // breaks off the probe under way; nil: none
 	dropped      bool      // it is no target any more
@@ -24,6 +25,7 @@ type target struct {
 	// How the last probes ended; while one is under way they are its own.
 	passes, fails int
 	failing       store.Instant // when the first probe of the row of failures began
+	hung          bool          // the last probe took all of its time
 }
 
 const notScheduled = -1
@@ -45,16 +47,20 @@ func (t *target) count(m store.Member, began store.Instant, pass bool) bool {
 }
 
 // schedule has the targets that wait, by when they are due.
-type schedule struct{ heap targetHeap }
+type schedule struct {
+	heap    targetHeap
+	running int // probes under way of targets that waited here
+}
 
 func (s *schedule) add(t *target, due time.Time) {
-	t.due = due
+	t.due, t.in = due, s
 	heap.Push(&s.heap, t)
 }
 
-func (s *schedule) remove(t *target) {
+// unschedule takes a target out of the schedule that it waits in, if any.
+func (t *target) unschedule() {
 	if t.place != notScheduled {
-		heap.Remove(&s.heap, t.place)
+		heap.Remove(&t.in.heap, t.place)
 	}
 }
 
