@@ -83,7 +83,7 @@ func (s *Server) read(packet []byte, from *client) (req *dns.Msg, refused []byte
 		return nil, nil
 	case action == dns.MsgRejectNotImplemented:
 		return nil, s.pack(s.refusal(packet, dns.RcodeNotImplemented), dns.TypeNone, *from)
-	case action != dns.MsgAccept || unpack(req, packet) != nil || len(req.Question) != 1:
+	case action != dns.MsgAccept || !plainQuestion(packet) || unpack(req, packet) != nil || len(req.Question) != 1:
 		return nil, s.pack(s.refusal(packet, dns.RcodeFormatError), dns.TypeNone, *from)
 	}
 	from.opt = readOPT(packet)

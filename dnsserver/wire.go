@@ -180,6 +180,18 @@ func takeOPT(record []byte) *wireOPT {
 	}
 }
 
+// plainQuestion reports whether the question's name is written out. A pointer
+// there can only point into the header, or at itself, and would make the
+// response larger than the query.
+func plainQuestion(msg []byte) bool {
+	for at := headerSize; at < len(msg) && msg[at] <= 63; at += 1 + int(msg[at]) {
+		if msg[at] == 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // skipName returns where the name that begins at an offset ends.
 func skipName(msg []byte, at int) (end int, ok bool) {
 	for at < len(msg) {

@@ -23,7 +23,8 @@ func (s *Server) ownNames(next http.Handler) http.Handler {
 			"from elsewhere could reach it: ask for its IP address or localhost (a proxy in front: send that as Host), or give it --tokens", r.Host)
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !isOwnName(r.Host) {
+		// DNS is for everybody, whichever way it comes.
+		if !isOwnName(r.Host) && r.URL.Path != "/dns-query" {
 			refused.ServeHTTP(w, r)
 			return
 		}

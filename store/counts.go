@@ -70,6 +70,9 @@ func (r *Registry) renew(l *Lease, now Instant) bool {
 	}
 	shard := &r.counts.renewed[uint64(now)>>4%renewalShards] // the clock is as good as chance
 	length := l.length.Load()
+	if length == int64(drainLength) {
+		return true // nothing of it is renewed
+	}
 	if length <= 0 || end == Never {
 		shard.permanent.Add(1)
 		return true

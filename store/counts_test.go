@@ -70,6 +70,34 @@ func TestCounts(t *testing.T) {
 	})
 }
 
+// What is being drained renews nothing, whatever it sends, and its end is the
+// removal that was asked for, whoever finds it first.
+func TestCountsDrained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, err := store.Open(t.Context(), store.NewMemory(), store.Config{}) // nobody sweeps
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		storetest.Register(t, r, storetest.Instance("web", "a1"))
+		r.Service("web").HandOut(r.Now().Add(20 * time.Second))
+		if _, err := r.Drain(t.Context(), "web", "a1"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Heartbeat(t.Context(), "web", "a1", store.Beat{}); err != nil {
+			t.Fatal(err)
+		}
+		if c := r.Counts(); c.Heartbeats != 0 || c.LeaseLeft.Sum != 0 {
+			t.Errorf("%d heartbeats, lease left %d in all, want none", c.Heartbeats, c.LeaseLeft.Sum)
+		}
+		storetest.Advance(time.Minute)
+		storetest.Register(t, r, storetest.Instance("web", "a1"))
+		if c := r.Counts().Changes; c[store.Deregistered] != 1 || c[store.Expired] != 0 {
+			t.Errorf("%d deregistered, %d expired, want 1 and 0", c[store.Deregistered], c[store.Expired])
+		}
+	})
+}
+
 func TestHistogram(t *testing.T) {
 	t.Parallel()
 	h := store.NewHistogram(1, 10, 100)

@@ -272,7 +272,7 @@ func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Reg
 		}
 		return r.commit(ctx, at, Event{Kind: Updated, Before: present.Instance, After: in})
 	case known:
-		return r.commit(ctx, at, Event{Kind: Expired, Before: present.Instance}, Event{Kind: Registered, After: in})
+		return r.commit(ctx, at, Event{Kind: present.ending(), Before: present.Instance}, Event{Kind: Registered, After: in})
 	}
 	return r.commit(ctx, at, Event{Kind: Registered, After: in})
 }
@@ -492,6 +492,14 @@ const (
 	idleTime = time.Minute
 )
 
+// ending returns what the end of the instance's lease does to it.
+func (i *Instance) ending() Kind {
+	if i.Leaving {
+		return Deregistered // as was asked for
+	}
+	return Expired
+}
+
 // expire makes the removal of ended leases durable, and reports whether the
 // backend did its part.
 func (r *Registry) expire(ctx context.Context, leases []*Lease, failures *int) bool {
@@ -505,11 +513,7 @@ func (r *Registry) expire(ctx context.Context, leases []*Lease, failures *int) b
 		}
 		locked = append(locked, l.slot)
 		if m, ok := r.member(l.slot); ok && m.Lease == l && l.judge(r.Now()) {
-			kind := Expired
-			if m.Leaving {
-				kind = Deregistered // as was asked for
-			}
-			events = append(events, Event{Kind: kind, Before: m.Instance})
+			events = append(events, Event{Kind: m.ending(), Before: m.Instance})
 		}
 	}
 	defer r.writing.unlock(locked...)

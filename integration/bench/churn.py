@@ -95,7 +95,7 @@ class Churn:
 
 def request(path, body=None):
     b = b"" if body is None else json.dumps(body).encode()
-    return ("PUT %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (path, len(b))).encode() + b
+    return ("PUT %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (path, len(b))).encode() + b
 
 def heartbeat(i):
     r = request("/v1/services/%(service)s/instances/%(id)s/heartbeat" % i)
