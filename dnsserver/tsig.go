@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/miekg/dns"
@@ -87,3 +88,6 @@ func (sig *signature) pack(m *dns.Msg) ([]byte, error) {
 	sig.mac, sig.later = mac, true
 	return b, err
 }
+
+// time48 returns a time in 48 bits, in hexadecimal (RFC 8945 4.2).
+func time48(unix uint64) string { return fmt.Sprintf("%012x", unix) }

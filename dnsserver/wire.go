@@ -2,7 +2,6 @@ package dnsserver
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"strings"
 
@@ -598,6 +597,3 @@ func (s *soaWire) append(dst []byte, q *wireQuery, zone []byte, serial uint32) [
 	binary.BigEndian.PutUint16(dst[start-2:], uint16(len(dst)-start))
 	return dst
 }
-
-// time48 returns a time in 48 bits, in hexadecimal (RFC 8945 4.2).
-func time48(unix uint64) string { return fmt.Sprintf("%012x", unix) }
