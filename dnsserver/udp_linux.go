@@ -46,9 +46,10 @@ const (
 
 // listenUDP binds a socket for each processor to the same address.
 func listenUDP(network, address string) (sockets []net.PacketConn, err error) {
-	lc := net.ListenConfig{Control: func(network, _ string, c syscall.RawConn) error {
-		var err error
-		ctl := c.Control(func(fd uintptr) { err = prepareSocket(int(fd), network) })
+	lc := net.ListenConfig{Control: func(network, address string, c syscall.RawConn) error {
+		local, err := netip.ParseAddrPort(address)
+		wildcard := err != nil || local.Addr().IsUnspecified() // ":53" is no address
+		ctl := c.Control(func(fd uintptr) { err = prepareSocket(int(fd), network, wildcard) })
 		return errors.Join(ctl, err)
 	}}
 	for range runtime.NumCPU() {
@@ -64,11 +65,14 @@ func listenUDP(network, address string) (sockets []net.PacketConn, err error) {
 	return sockets, nil
 }
 
-func prepareSocket(fd int, network string) error {
+func prepareSocket(fd int, network string, wildcard bool) error {
 	// A packet's destination is noted as it comes in, so this is for before the
-	// socket is bound.
-	if err := askDestinations(fd, network); err != nil {
-		return err
+	// socket is bound. An answer from a wildcard address needs it; any other is
+	// spared what it costs.
+	if wildcard {
+		if err := askDestinations(fd, network); err != nil {
+			return err
+		}
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 		return fmt.Errorf("SO_REUSEPORT: %w", err)
@@ -79,8 +83,7 @@ func prepareSocket(fd int, network string) error {
 	return nil
 }
 
-// askDestinations has the kernel say where packets went to: an answer from a
-// wildcard address needs it.
+// askDestinations has the kernel say where packets went to.
 func askDestinations(fd int, network string) error {
 	level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
 	if network != "udp4" { // and on a socket for both, mapped IPv4 addresses
@@ -96,7 +99,11 @@ func askDestinations(fd int, network string) error {
 // done to it.
 func prepareInherited(conn *net.UDPConn) error {
 	network := "udp6"
-	if conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Is4() { //nolint:errcheck // what a UDP socket has
+	local := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr() //nolint:errcheck // what a UDP socket has
+	if !local.IsUnspecified() {
+		return nil
+	}
+	if local.Is4() {
 		network = "udp4"
 	}
 	raw, err := conn.SyscallConn()
