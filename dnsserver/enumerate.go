@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -75,20 +76,26 @@ func (z *zone) fixed() []dns.RR {
 	return list
 }
 
-// ofService returns all records that the zone has because of a service with
+// ofService yields all records that the zone has because of a service with
 // these instances, sorted by label.
-func (z *zone) ofService(service string, instances []*store.Instance) []dns.RR {
-	if len(instances) == 0 {
-		return nil
+func (z *zone) ofService(service string, instances []*store.Instance) iter.Seq[dns.RR] {
+	return func(yield func(dns.RR) bool) {
+		if z.prefix.IsValid() {
+			for _, rr := range z.pointersTo(instances) {
+				if !yield(rr) {
+					return
+				}
+			}
+			return
+		}
+		for _, n := range namesOf(service, instances, nil).list {
+			for _, rr := range z.at(service, n) {
+				if !yield(rr) {
+					return
+				}
+			}
+		}
 	}
-	if z.prefix.IsValid() {
-		return z.pointersTo(instances)
-	}
-	var list []dns.RR
-	for _, n := range namesOf(service, instances, nil).list {
-		list = append(list, z.at(service, n)...)
-	}
-	return list
 }
 
 // difference returns which records go and which come where a service's

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/miekg/dns"
 
@@ -174,7 +175,7 @@ func CountLimited() func(hash uint64, now store.Instant) uint32 { return newLimi
 
 // Enumerate returns the records that a zone has because of a service.
 func Enumerate(zoneName, service string, instances []*store.Instance) []dns.RR {
-	return (&zone{name: zoneName, origin: zoneName, maxTTL: 30}).ofService(service, instances)
+	return slices.Collect((&zone{name: zoneName, origin: zoneName, maxTTL: 30}).ofService(service, instances))
 }
 
 // Transfers reports whether a query over TCP begins a transfer.

@@ -31,6 +31,11 @@ const (
 	// leases have just ended, so that it need not have them.
 	settleTime = 500 * time.Millisecond
 	settleStep = 10 * time.Millisecond
+	// A transfer of a large zone is a long computation, and queries come in
+	// meanwhile, perhaps for the same processors. So it works in turns shorter
+	// than those that the system gives, and rests after each.
+	transferTurn = 200 * time.Microsecond
+	transferRest = 400 * time.Microsecond
 )
 
 // allows reports whether the client may have transfers.
@@ -126,9 +131,11 @@ func (s *Server) sendZone(out *transferWriter, z *zone) {
 		for m := range v.Members(now) {
 			instances = append(instances, m.Instance)
 		}
-		out.add(z.ofService(v.Service, instances)...)
-		if out.err != nil || out.stopping.Load() {
-			return // flush says so
+		for rr := range z.ofService(v.Service, instances) {
+			if out.err != nil || out.stopping.Load() {
+				return // flush says so
+			}
+			out.add(rr)
 		}
 	}
 	out.add(soa)
@@ -174,6 +181,7 @@ func (s *Server) sendChanges(out *transferWriter, z *zone, serial uint32) bool {
 	for _, c := range changes.Services {
 		g, m := z.difference(c)
 		gone, come = append(gone, g...), append(come, m...)
+		out.rest()
 	}
 	soa := z.soa(changes.To)
 	out.add(soa, z.soa(changes.From))
@@ -195,6 +203,7 @@ type transferWriter struct {
 	msg  *dns.Msg
 	size int // about how large msg is
 
+	turn    time.Time // when the present one began
 	records int
 	err     error
 }
@@ -215,7 +224,17 @@ func (w *transferWriter) add(records ...dns.RR) {
 		}
 		w.msg.Answer = append(w.msg.Answer, rr)
 		w.size += dns.Len(rr)
-		w.records++
+		if w.records++; w.records%32 == 0 {
+			w.rest()
+		}
+	}
+}
+
+// rest lets others have the processor once the turn is over.
+func (w *transferWriter) rest() {
+	if time.Since(w.turn) > transferTurn {
+		time.Sleep(transferRest)
+		w.turn = time.Now()
 	}
 }
 
