@@ -106,6 +106,9 @@ func (s *rrset) compileAddresses(members []store.Member, ipv4 bool) {
 		if int(m.Priority) < best {
 			from, n, best = from[:0], 0, int(m.Priority)
 		}
+		if from == nil {
+			from = make([]uint32, 0, len(members)-k)
+		}
 		from, n = append(from, uint32(k)), n+here
 	}
 	if n > compileMost && distinct(members, from, ipv4) > compileMost {
@@ -174,7 +177,7 @@ func (s *rrset) addAddress(places map[netip.Addr]int, addr netip.Addr, weight in
 // compileSRV does what answerSRV does for the main ports.
 func (s *rrset) compileSRV(members []store.Member, zoneWire []byte) {
 	s.soonest.Store(math.MinInt64)
-	var from []uint32
+	from := make([]uint32, 0, len(members))
 	addresses := 0
 	for k, m := range members {
 		if m.Status == store.Up && m.Port != 0 {

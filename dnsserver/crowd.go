@@ -21,16 +21,16 @@ type crowd struct {
 
 // newCrowd makes the crowd of those members; each has so many tickets.
 func newCrowd(members []store.Member, from []uint32, tickets func(store.Member) uint64) *crowd {
-	c := &crowd{members: members, from: slices.Clip(from), sums: make([]uint64, len(from))}
-	sum, first, even := uint64(0), tickets(members[from[0]]), true
-	for k, i := range from {
-		n := tickets(members[i])
-		even = even && n == first
-		sum += n
-		c.sums[k] = sum
+	c := &crowd{members: members, from: from}
+	first := tickets(members[from[0]])
+	if !slices.ContainsFunc(from, func(i uint32) bool { return tickets(members[i]) != first }) {
+		return c
 	}
-	if even {
-		c.sums = nil
+	c.sums = make([]uint64, len(from))
+	sum := uint64(0)
+	for k, i := range from {
+		sum += tickets(members[i])
+		c.sums[k] = sum
 	}
 	return c
 }
