@@ -71,7 +71,7 @@ func (c collector) collectRegistry(out series) {
 	for kind, n := range counts.Changes {
 		out.counter("roster_changes_total", "Changes of instances by kind.", n, "kind", kind.String())
 	}
-	out.counter("roster_heartbeats_total", "Heartbeats that renewed a lease.", counts.Heartbeats)
+	out.counter("roster_heartbeats_total", "Heartbeats that renewed something, and registrations of what is live already.", counts.Heartbeats)
 	out.histogram("roster_heartbeat_lease_left_ratio", "How much of the lease was left when a heartbeat came.", counts.LeaseLeft, 1000)
 }
 
