@@ -68,7 +68,7 @@ func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (R
 
 // changed returns what the beat makes of i, nil where that is i itself.
 func (b Beat) changed(i *Instance) *Instance {
-	if i.Leaving {
+	if i.Leaving || b == (Beat{}) {
 		return nil
 	}
 	c := *i

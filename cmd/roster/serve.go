@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -110,7 +111,7 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	}
 	warnReserved(log, registry, reserved)
 	defer func() { err = errors.Join(err, registry.Close()) }()
-	defer runtime.KeepAlive(make([]byte, heapFloor))
+	defer tuneCollector()()
 
 	if len(sockets.dns) > 0 {
 		f.dns = nil
@@ -188,10 +189,26 @@ func warnReserved(log logrus.FieldLogger, registry *store.Registry, reserved map
 }
 
 // heapFloor is memory that is asked for and never touched, so that the system
-// never gives it. The garbage collector counts it: without it a small registry
-// is collected ten times a second while heartbeats come in by the thousand, and
-// each time DNS answers wait.
-const heapFloor = 32 << 20
+// never gives it. The garbage collector counts it: it begins when the heap has
+// grown by gcPercent of the floor and what lives together. Without the floor a
+// small registry is collected ten times a second while heartbeats come in by the
+// thousand, and each time DNS answers wait; with Go's own 100 percent a large one
+// would hold as much garbage as instances.
+const (
+	heapFloor = 512 << 20
+	gcPercent = 25
+)
+
+// tuneCollector sets the garbage collector up, unless GOGC says how it is to be.
+// The floor lasts until release is called.
+func tuneCollector() (release func()) {
+	if os.Getenv("GOGC") != "" {
+		return func() {}
+	}
+	debug.SetGCPercent(gcPercent)
+	floor := make([]byte, heapFloor)
+	return func() { runtime.KeepAlive(floor) }
+}
 
 // logSweep says that removals have begun to fail, or, with nil, that they work
 // again.
