@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -171,7 +172,7 @@ func OPTSize(packet []byte) uint16 {
 }
 
 // CountLimited returns a rate limiter's count of a kind, by its hash.
-func CountLimited() func(hash uint64, now store.Instant) uint32 { return newLimiter(1).count }
+func CountLimited() func(hash uint64, age time.Duration) uint32 { return newLimiter(1).count }
 
 // Enumerate returns the records that a zone has because of a service.
 func Enumerate(zoneName, service string, instances []*store.Instance) []dns.RR {

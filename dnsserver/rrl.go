@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
-
-	"github.com/rosterdns/roster/store"
 )
 
 // Response rate limiting: somebody who sends queries with a victim's address
@@ -70,9 +68,9 @@ func (l *limiter) limits(from client, known bool) bool {
 
 // over counts a response, and reports whether it is one too many. The key has
 // room for kindMost and is overwritten.
-func (l *limiter) over(key []byte, addr netip.Addr, response, zone []byte, now store.Instant) bool {
+func (l *limiter) over(key []byte, addr netip.Addr, response, zone []byte, age time.Duration) bool {
 	key = appendKind(appendNetwork(key[:0], addr), response, zone)
-	return l.count(maphash.Bytes(l.seed, key), now) > l.most
+	return l.count(maphash.Bytes(l.seed, key), age) > l.most
 }
 
 // appendNetwork appends the network that an address counts for.
@@ -88,9 +86,9 @@ func appendNetwork(dst []byte, addr netip.Addr) []byte {
 // count counts one more of a kind in this second and returns how many there
 // have been. Where the kind has no bucket it takes the one that is of another
 // second, or has the fewest.
-func (l *limiter) count(hash uint64, now store.Instant) uint32 {
+func (l *limiter) count(hash uint64, age time.Duration) uint32 {
 	set := &l.sets[hash%limiterSets]
-	second := uint64(time.Duration(now)/time.Second) & (1<<bucketSecondBits - 1) << bucketCountBits
+	second := uint64(age/time.Second) & (1<<bucketSecondBits - 1) << bucketCountBits
 	mine := hash&bucketTag | second
 	for {
 		b, old := bucketOf(set, mine)
@@ -133,7 +131,7 @@ func (s *Server) limited(b []byte, r *response, from client) []byte {
 	if !s.limiter.limits(from, r.asks.known || from.sig.good()) {
 		return b
 	}
-	if !s.limiter.over(make([]byte, 0, kindMost), from.addr, b, []byte(r.zone), s.registry.Now()) {
+	if !s.limiter.over(make([]byte, 0, kindMost), from.addr, b, []byte(r.zone), s.registry.Age()) {
 		return b
 	}
 	s.counts[from.transport].limited.Add(1)
@@ -149,7 +147,7 @@ func (s *Server) limited(b []byte, r *response, from client) []byte {
 
 // limited does the same on the fast path.
 func (f *fastPath) limited(b []byte, from client) []byte {
-	if !f.limiter.limits(from, f.known) || !f.limiter.over(f.kind[:0], from.addr, b, f.zoneName, f.now) {
+	if !f.limiter.limits(from, f.known) || !f.limiter.over(f.kind[:0], from.addr, b, f.zoneName, f.registry.Age()) {
 		return b
 	}
 	f.counts.limited.Add(1)

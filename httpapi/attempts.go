@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"sync"
 	"time"
-
-	"github.com/rosterdns/roster/store"
 )
 
 // How many unknown tokens an address may send: so many at once, and then one
@@ -22,14 +20,14 @@ const (
 type attempts struct {
 	mu    sync.Mutex
 	by    map[netip.Prefix]tally // guarded by mu; the zero prefix is for all that have no room
-	swept store.Instant          // guarded by mu
+	swept time.Duration          // guarded by mu
 	count uint64                 // guarded by mu: of all, ever
 }
 
-// tally is one client's count, as the moment by which what it sent would have
-// come one in each interval.
+// tally is one client's count, as the registry's age by which what it sent would
+// have come one in each interval.
 type tally struct {
-	until   store.Instant
+	until   time.Duration
 	refused bool // one was one too many, since all its attempts were free
 }
 
@@ -37,15 +35,15 @@ type tally struct {
 // before the next, 0 where this one is not one too many; first says that it is
 // the first of these since the client was last quiet for so long that all of
 // its attempts were free again.
-func (a *attempts) fail(peer netip.Addr, now store.Instant) (wait time.Duration, first bool) {
+func (a *attempts) fail(peer netip.Addr, now time.Duration) (wait time.Duration, first bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.count++
 	client := a.placeLocked(clientOf(peer), now)
 	t := a.by[client]
 	refused := t.refused && t.until > now
-	next := max(t.until, now).Add(attemptInterval)
-	if over := next.Sub(now) - attemptsAtOnce*attemptInterval; over > 0 {
+	next := max(t.until, now) + attemptInterval
+	if over := next - now - attemptsAtOnce*attemptInterval; over > 0 {
 		a.by[client] = tally{t.until, true}
 		return over, !refused
 	}
@@ -55,14 +53,14 @@ func (a *attempts) fail(peer netip.Addr, now store.Instant) (wait time.Duration,
 
 // placeLocked returns where to count a client: at its own place, if need be
 // after a sweep, or at the one that all share who find no room.
-func (a *attempts) placeLocked(client netip.Prefix, now store.Instant) netip.Prefix {
+func (a *attempts) placeLocked(client netip.Prefix, now time.Duration) netip.Prefix {
 	if a.by == nil {
 		a.by = map[netip.Prefix]tally{}
 	}
 	if _, known := a.by[client]; known || len(a.by) < attemptsTable {
 		return client
 	}
-	if now.Sub(a.swept) >= attemptInterval {
+	if now-a.swept >= attemptInterval {
 		a.swept = now
 		for c, t := range a.by {
 			if t.until <= now {

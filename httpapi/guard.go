@@ -114,7 +114,7 @@ func unauthorized(w http.ResponseWriter, format string, args ...any) error {
 // for one too many of them.
 func (s *Server) unknownToken(w http.ResponseWriter, r *http.Request) error {
 	peer, _ := peerAddr(r) // those without one share a count
-	wait, first := s.attempts.fail(peer, s.registry.Now())
+	wait, first := s.attempts.fail(peer, s.registry.Age())
 	if wait == 0 {
 		return unauthorized(w, "this token is not known here, or no longer; send one that the server's tokens file has the hash of")
 	}

@@ -209,14 +209,14 @@ func (c *Check) checkPath() error {
 	return nil
 }
 
-// Spares reports whether a failure of a probe that began at that moment counts
+// Spares reports whether a failure of a probe that began at that [Registry.Age] counts
 // for nothing: the instance has since said that it is there, or had just said
 // so.
-func (l *Lease) Spares(began Instant) bool { return began < Instant(l.spared.Load()) }
+func (l *Lease) Spares(began time.Duration) bool { return began < time.Duration(l.spared.Load()) }
 
-// spare makes failures of probes that began before the given moment count for
-// nothing.
-func (l *Lease) spare(until Instant) { l.spared.Store(int64(until)) }
+// spare makes failures of probes that began before the given [Registry.Age]
+// count for nothing.
+func (l *Lease) spare(until time.Duration) { l.spared.Store(int64(until)) }
 
 // Checked takes in what the check of an instance has come to, as it stood when
 // the last probe began: it is up or down from now on, or deregistered where the check
@@ -224,7 +224,7 @@ func (l *Lease) spare(until Instant) { l.spared.Store(int64(until)) }
 // has said that it is down or draining, or is spared ([Lease.Spares]). Where the instance is gone, even if it
 // has been registered anew since, or is probed otherwise by now, the error is
 // ErrNotFound.
-func (r *Registry) Checked(ctx context.Context, seen Member, began Instant, passes bool) error {
+func (r *Registry) Checked(ctx context.Context, seen Member, began time.Duration, passes bool) error {
 	at := slot{seen.Service, seen.Label}
 	if err := r.writing.lock(ctx, at); err != nil {
 		return err

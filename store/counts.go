@@ -1,6 +1,9 @@
 package store
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // counts are what a registry counts of what it does.
 type counts struct {
@@ -35,11 +38,20 @@ type Counts struct {
 	// LeaseLeft says, in thousandths of the lease, how much of it was left when
 	// heartbeats came; permanent instances are not in it.
 	LeaseLeft Distribution
+
+	// Stalls is how often the server has stood still, and Extended by how much
+	// all leases have been extended because of that.
+	Stalls   uint64
+	Extended time.Duration
 }
 
 // Counts returns what the registry has done. It may be called at any time.
 func (r *Registry) Counts() Counts {
-	c := Counts{Changes: map[Kind]uint64{}}
+	c := Counts{
+		Changes:  map[Kind]uint64{},
+		Stalls:   r.clock.counts.n.Load(),
+		Extended: time.Duration(r.clock.counts.stood.Load()),
+	}
 	for k := Registered; int(k) < len(r.counts.changes); k++ {
 		c.Changes[k] = r.counts.changes[k].Load()
 	}

@@ -1,5 +1,10 @@
 package store
 
+import (
+	"context"
+	"time"
+)
+
 // Deadlines returns how many leases wait for their end.
 func Deadlines(r *Registry) int {
 	r.deadlines.mu.Lock()
@@ -12,3 +17,43 @@ func ServicesKept(r *Registry) (n int) {
 	r.services.all(func(string, *service) bool { n++; return true })
 	return n
 }
+
+// Drains returns how many instances it knows to be drained.
+func Drains(r *Registry) int { return int(r.drains.n.Load()) }
+
+// Clock is a lease clock without a registry, whose time is what it is told.
+type Clock struct{ c *clock }
+
+// What the clock does with the time.
+const (
+	TickTime = tickTime
+	WindTime = windTime
+	MaxGrace = maxGrace
+)
+
+// NewClock returns a clock that goes.
+func NewClock() Clock {
+	c := newClock()
+	c.wound.Store(&winding{most: 1<<63 - 1})
+	return Clock{c}
+}
+
+// At returns what it shows.
+func (c Clock) At(real time.Duration) Instant { now, _ := c.c.at(real); return now }
+
+// Tick is what the goroutine does that ticks.
+func (c Clock) Tick(real time.Duration) (lasted, extends time.Duration) { return c.c.tick(real) }
+
+// Hold keeps it from being wound.
+func (c Clock) Hold() (release func()) { return c.c.hold() }
+
+// Tick does what Run's ticking does at this moment, for tests in which it must
+// not do so at others.
+func Tick(r *Registry) (lasted, extends time.Duration) {
+	real := r.clock.real()
+	r.drains.keepTime(r, real)
+	return r.clock.tick(real)
+}
+
+// RunClock is the part of Run that ticks.
+func RunClock(ctx context.Context, r *Registry) { r.runClock(ctx) }

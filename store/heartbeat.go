@@ -56,7 +56,7 @@ func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (R
 		kind = StatusChanged
 	}
 	if after.Status == Starting {
-		present.Lease.spare(r.Now()) // what was found before it took its word back is over
+		present.Lease.spare(r.Age()) // what was found before it took its word back is over
 	}
 	reg, err := r.commit(ctx, at, Event{Kind: kind, Before: present.Instance, After: after})
 	if err == nil && b.Weight != nil {

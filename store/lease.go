@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Instant is a moment on a registry's lease clock: nanoseconds since the
-// registry was opened. The clock is monotonic, so steps of the wall clock move
-// no lease.
+// Instant is a moment on a registry's lease clock: the nanoseconds that the
+// registry has been open, less those that the clock stood. It follows the
+// monotonic clock, so steps of the wall clock move no lease.
 type Instant int64
 
 // Never is the end of a lease that does not end.
@@ -34,7 +34,7 @@ func (t Instant) Sub(u Instant) time.Duration { return time.Duration(t - u) }
 type Lease struct {
 	end    atomic.Int64 // an Instant
 	length atomic.Int64 // a Duration: how long a renewal makes it; 0: permanent
-	spared atomic.Int64 // an Instant: see Spares
+	spared atomic.Int64 // a Duration: see Spares
 	slot   slot         // whose lease it is
 	index  int          // its place in the deadlines, -1: none; guarded by their mu
 }
@@ -119,6 +119,20 @@ func (l *Lease) extend(end Instant) {
 		old := l.End()
 		if end <= old || l.end.CompareAndSwap(int64(old), int64(end)) {
 			return
+		}
+	}
+}
+
+// shorten moves the end to at most the given moment and reports whether that
+// is another one.
+func (l *Lease) shorten(end Instant) bool {
+	for {
+		old := l.End()
+		if old <= end {
+			return false
+		}
+		if l.end.CompareAndSwap(int64(old), int64(end)) {
+			return true
 		}
 	}
 }

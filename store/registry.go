@@ -39,6 +39,11 @@ type Config struct {
 	// works again. In between they stay out of every answer, and the removal
 	// is tried again. Default: nothing.
 	SweepFailed func(error)
+
+	// Stalled is called, from the goroutines of [Registry.Run], when the server
+	// has not run, or not enough of it, for a while: how long that lasted, and
+	// by how much all leases have been extended for it. Default: nothing.
+	Stalled func(lasted, extended time.Duration)
 }
 
 func (c Config) withDefaults() Config {
@@ -54,6 +59,9 @@ func (c Config) withDefaults() Config {
 	if c.SweepFailed == nil {
 		c.SweepFailed = func(error) {}
 	}
+	if c.Stalled == nil {
+		c.Stalled = func(_, _ time.Duration) {}
+	}
 	return c
 }
 
@@ -63,7 +71,7 @@ func (c Config) withDefaults() Config {
 type Registry struct {
 	cfg     Config
 	backend Backend
-	epoch   time.Time // of the lease clock
+	clock   *clock
 
 	services *index
 	labels   labelCounts
@@ -78,6 +86,7 @@ type Registry struct {
 	writing   slotLocks
 	deadlines *deadlines
 	weights   *weights
+	drains    drains
 	feed      *feed
 	counts    counts
 }
@@ -89,7 +98,7 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 	r := &Registry{
 		cfg:       cfg.withDefaults(),
 		backend:   b,
-		epoch:     time.Now(),
+		clock:     newClock(), // stands until all are loaded
 		services:  newIndex(),
 		deadlines: newDeadlines(),
 		weights:   newWeights(),
@@ -109,6 +118,7 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 	}
 	r.revision.Store(uint64(at))
 	r.feed = newFeed(r.cfg.History, at)
+	r.clock.start()
 	return r, nil
 }
 
@@ -133,6 +143,7 @@ func (r *Registry) restore(into map[*service]*View, i *Instance) {
 			left = min(left, i.TTL)
 		}
 		l.extend(r.Now().Add(left))
+		r.drains.add(r, l)
 	}
 	v.put(Member{i, l})
 	r.labels.count(nil, i)
@@ -150,15 +161,6 @@ func (r *Registry) grant(i *Instance) *Lease {
 func (r *Registry) Close() error {
 	r.feed.stop()
 	return r.backend.Close()
-}
-
-// Now returns the present moment of the lease clock.
-func (r *Registry) Now() Instant { return Instant(time.Since(r.epoch)) }
-
-// Wall returns the wall clock's time at a moment of the lease clock.
-func (r *Registry) Wall(t Instant) time.Time {
-	now := time.Now()
-	return now.Add(t.Sub(Instant(now.Sub(r.epoch))))
 }
 
 // Revision returns the revision of the last change.
@@ -262,7 +264,7 @@ func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Reg
 		if in.Check != nil && in.Check.Removes {
 			// Whoever registers again may just have been started again, and gets
 			// the time to listen that a new one has.
-			present.Lease.spare(r.Now().Add(in.Check.Interval))
+			present.Lease.spare(r.Age() + in.Check.Interval)
 		}
 		if present.sameAs(in) {
 			return r.warned(r.registration(present, false)), nil
@@ -383,6 +385,7 @@ func (b *batch) apply(e *Event) {
 		v.drop(i.Label)
 		if known {
 			b.deadlines.remove(old.Lease)
+			b.drains.remove(old.Lease)
 			b.move(old.Lease, e)
 		}
 	case known && e.Checked:
@@ -391,6 +394,7 @@ func (b *batch) apply(e *Event) {
 		// A lease whose length stays is let alone: whoever sent a heartbeat has
 		// renewed it, and not every change comes from one.
 		if i.leaseLength() != old.leaseLength() {
+			b.drains.remove(old.Lease) // to be one again if it still is
 			before := old.Lease.set(b.Now(), i.leaseLength(), Instant(s.cached.Load()))
 			b.changed = append(b.changed, changedLease{old.Lease, s, before})
 		}
@@ -420,6 +424,9 @@ func (b *batch) publish() {
 	// just now. From here on HandOut turns them away.
 	for _, c := range b.changed {
 		c.lease.extend(min(c.old, Instant(c.home.cached.Load())))
+		if time.Duration(c.lease.length.Load()) == drainLength {
+			b.drains.add(b.Registry, c.lease)
+		}
 		b.deadlines.schedule(c.lease, c.lease.End())
 	}
 }
@@ -446,12 +453,15 @@ func (r *Registry) forgetLocked() {
 	}
 }
 
-// Run removes instances whose leases have ended, and commits weights that were
-// held back, until ctx is done. Without it ended instances are in no answer
-// either, but stay in memory and in the store.
+// Run removes instances whose leases have ended, commits weights that were
+// held back, and winds the lease clock, until ctx is done. Without it ended
+// instances are in no answer either, but stay in memory and in the store.
+// Before it the lease clock goes on whatever happens, after it the clock
+// stands.
 func (r *Registry) Run(ctx context.Context) error {
 	var held sync.WaitGroup
 	held.Go(func() { r.runWeights(ctx) })
+	held.Go(func() { r.runClock(ctx) })
 	defer held.Wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -466,7 +476,7 @@ func (r *Registry) Run(ctx context.Context) error {
 			// All that is due would fail as well: none of it before the next try.
 			next, wake = r.Now().Add(sweepRetry<<min(failures, 7)), nil
 		}
-		timer.Reset(min(next.Sub(r.Now()), idleTime))
+		timer.Reset(r.until(next))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -477,6 +487,12 @@ func (r *Registry) Run(ctx context.Context) error {
 		case <-wake:
 		}
 	}
+}
+
+// until returns how long to wait for a moment of the lease clock before looking
+// again. The clock may stand right before it.
+func (r *Registry) until(t Instant) time.Duration {
+	return min(max(t.Sub(r.Now()), time.Millisecond), idleTime)
 }
 
 const (

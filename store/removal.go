@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -88,4 +90,55 @@ func (i *Instance) leaseLength() time.Duration {
 		return drainLength
 	}
 	return i.TTL
+}
+
+// drains are the instances that are being drained. Each goes when its
+// SafeAfter says: whoever waits for that stops the instance then, and the name
+// must not be answered any more even if the lease clock has stood meanwhile.
+// So their leases are made to end earlier on it by as much.
+type drains struct {
+	n    atomic.Int64
+	mu   sync.Mutex
+	ends map[*Lease]time.Duration // when, on the clock that never stands; guarded by mu
+}
+
+// add takes in an instance whose lease has been made to end with its drain.
+func (d *drains) add(r *Registry, l *Lease) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ends == nil {
+		d.ends = map[*Lease]time.Duration{}
+	}
+	real := r.clock.real()
+	now, _ := r.clock.at(real)
+	d.ends[l] = real + l.End().Sub(now)
+	d.n.Store(int64(len(d.ends)))
+}
+
+func (d *drains) remove(l *Lease) {
+	if d.n.Load() == 0 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.ends, l)
+	d.n.Store(int64(len(d.ends)))
+}
+
+// keepTime makes up for what the lease clock of r has stood until a moment. It
+// is called before anybody is told what the clock shows then, so that nobody
+// sees the longer leases.
+func (d *drains) keepTime(r *Registry, real time.Duration) {
+	if d.n.Load() == 0 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now, _ := r.clock.at(real)
+	for l, end := range d.ends {
+		to := now.Add(end - real)
+		if l.shorten(to) {
+			r.deadlines.schedule(l, to)
+		}
+	}
 }

@@ -129,9 +129,9 @@ func (r *Registry) runWeights(ctx context.Context) {
 		leases, next := r.weights.due(now, now.Add(weightPause), sweepBatch)
 		if len(leases) > 0 {
 			r.commitWeights(ctx, leases)
-			next = 0 // there may be more
+			next = now // there may be more
 		}
-		timer.Reset(min(next.Sub(now), idleTime))
+		timer.Reset(r.until(next))
 		select {
 		case <-ctx.Done():
 			return

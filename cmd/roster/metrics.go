@@ -72,6 +72,9 @@ func (c collector) collectRegistry(out series) {
 		out.counter("roster_changes_total", "Changes of instances by kind.", n, "kind", kind.String())
 	}
 	out.counter("roster_heartbeats_total", "Heartbeats that renewed something, and registrations of what is live already.", counts.Heartbeats)
+	out.counter("roster_stalls_total", "Times that the server did not run for over 100 ms.", counts.Stalls)
+	out.send("roster_stall_extension_seconds_total", "By how much all leases have been extended because of stalls.",
+		prometheus.CounterValue, counts.Extended.Seconds(), nil)
 	out.histogram("roster_heartbeat_lease_left_ratio", "How much of the lease was left when a heartbeat came.", counts.LeaseLeft, 1000)
 }
 

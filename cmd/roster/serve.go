@@ -105,6 +105,7 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		Derive:      dnsserver.Compile(zone),
 		Addresses:   reverse,
 		SweepFailed: func(err error) { logSweep(log, err) },
+		Stalled:     func(lasted, extended time.Duration) { logStall(log, lasted, extended) },
 	})
 	if err != nil {
 		return errors.Join(err, backend.Close())
@@ -218,6 +219,20 @@ func logSweep(log logrus.FieldLogger, err error) {
 		return
 	}
 	log.WithError(err).Error("ended instances are out of every answer, but stay in the store until it can be written")
+}
+
+// longStall is how long a stall lasts that the log tells of at all levels;
+// the metrics count shorter ones.
+const longStall = time.Second
+
+// logStall says that the server has stood still, and what that did to leases.
+func logStall(log logrus.FieldLogger, lasted, extended time.Duration) {
+	say := log.Warnf
+	if lasted < longStall {
+		say = log.Debugf
+	}
+	say("the server did not run for %v; all leases have been extended by %v, so that nobody is removed for it",
+		lasted.Round(time.Millisecond), extended.Round(time.Millisecond))
 }
 
 // openBackend opens what --store names.

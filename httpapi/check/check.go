@@ -305,7 +305,7 @@ func (c *Checker) end(t *target) {
 }
 
 func (c *Checker) start(ctx context.Context, t *target, now time.Time) {
-	m, began := t.Member, c.cfg.Registry.Now()
+	m, began := t.Member, c.cfg.Registry.Age()
 	t.started = now
 	probing, cancel := context.WithTimeout(ctx, m.Check.Timeout)
 	t.cancel = cancel
@@ -328,7 +328,7 @@ func (c *Checker) start(ctx context.Context, t *target, now time.Time) {
 
 // conclude tells the registry what the check of m has come to with the probe
 // that began then, and the log why.
-func (c *Checker) conclude(ctx context.Context, m store.Member, began store.Instant, why error) {
+func (c *Checker) conclude(ctx context.Context, m store.Member, began time.Duration, why error) {
 	err := c.cfg.Registry.Checked(ctx, m, began, why == nil)
 	switch {
 	case err == nil:

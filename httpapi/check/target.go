@@ -24,7 +24,7 @@ type target struct {
 
 	// How the last probes ended; while one is under way they are its own.
 	passes, fails int
-	failing       store.Instant // when the first probe of the row of failures began
+	failing       time.Duration // the registry's age when the first probe of the row of failures began
 	hung          bool          // the last probe took all of its time
 }
 
@@ -34,7 +34,7 @@ const notScheduled = -1
 // reports whether the registry is to know: rise or fall in a row agree, and it
 // does not say so already. One that is starting stays so until it passes. A
 // row of failures that began with a spared one begins again.
-func (t *target) count(m store.Member, began store.Instant, pass bool) bool {
+func (t *target) count(m store.Member, began time.Duration, pass bool) bool {
 	if pass {
 		t.passes, t.fails = t.passes+1, 0
 		return t.passes >= int(m.Check.Rise) && m.Status != store.Up

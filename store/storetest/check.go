@@ -58,7 +58,7 @@ func testChecked(t *testing.T, open Opener) {
 			}
 		}
 		finds := func(passes bool) func() error {
-			return func() error { return r.Checked(t.Context(), present(), r.Now(), passes) }
+			return func() error { return r.Checked(t.Context(), present(), r.Age(), passes) }
 		}
 		says := func(s store.Status) func() error { return beat(t, r, store.Beat{Status: &s}) }
 		as := func(*store.Instance) {}
@@ -138,7 +138,7 @@ func testCheckRenewsNothing(t *testing.T, open Opener) {
 		for k := range 10 {
 			Advance(2900 * time.Millisecond)
 			for _, i := range []store.Member{leased, forever} {
-				if err := r.Checked(t.Context(), i, r.Now(), k%2 == 0); err != nil {
+				if err := r.Checked(t.Context(), i, r.Age(), k%2 == 0); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -151,7 +151,7 @@ func testCheckRenewsNothing(t *testing.T, open Opener) {
 		if m.Status != store.Down {
 			t.Errorf("permanent is %s, want down", m.Status)
 		}
-		if err := r.Checked(t.Context(), leased, r.Now(), true); !errors.Is(err, store.ErrNotFound) {
+		if err := r.Checked(t.Context(), leased, r.Age(), true); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("a check of what is gone: %v, want ErrNotFound", err)
 		}
 	})
@@ -173,7 +173,7 @@ func testStaleCheck(t *testing.T, open Opener) {
 		i := Checked("web", "stale")
 		change(i)
 		Register(t, r, i)
-		if err := r.Checked(t.Context(), seen, r.Now(), true); !errors.Is(err, store.ErrNotFound) {
+		if err := r.Checked(t.Context(), seen, r.Age(), true); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("with %s: %v, want ErrNotFound", what, err)
 		}
 	}
@@ -181,7 +181,7 @@ func testStaleCheck(t *testing.T, open Opener) {
 	i.Weight++ // as probed as before
 	i.Check.Peer = netip.MustParseAddr("192.0.2.1")
 	Register(t, r, i)
-	if err := r.Checked(t.Context(), seen, r.Now(), true); err != nil {
+	if err := r.Checked(t.Context(), seen, r.Age(), true); err != nil {
 		t.Errorf("with another weight: %v", err)
 	}
 	// The same address, but another life.
@@ -189,7 +189,7 @@ func testStaleCheck(t *testing.T, open Opener) {
 		t.Fatal(err)
 	}
 	Register(t, r, Checked("web", "stale"))
-	if err := r.Checked(t.Context(), seen, r.Now(), false); !errors.Is(err, store.ErrNotFound) {
+	if err := r.Checked(t.Context(), seen, r.Age(), false); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("registered anew: %v, want ErrNotFound", err)
 	}
 	if m := member(t, r, "web", "stale"); m.Status != store.Starting {
@@ -209,14 +209,14 @@ func testCheckRemoves(t *testing.T, open Opener) {
 	}
 	at := r.Revision()
 	m := member(t, r, "db", "seed")
-	if err := r.Checked(t.Context(), m, r.Now(), true); err != nil || r.Revision() != at {
+	if err := r.Checked(t.Context(), m, r.Age(), true); err != nil || r.Revision() != at {
 		t.Errorf("a pass: %v, revision %d, was %d", err, r.Revision(), at)
 	}
 	sub, _, err := r.Subscribe("db", at, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Checked(t.Context(), m, r.Now(), false); err != nil {
+	if err := r.Checked(t.Context(), m, r.Age(), false); err != nil {
 		t.Fatal(err)
 	}
 	if e := <-sub.C; e.Kind != store.Deregistered || e.Instance().ID != "seed" {
@@ -226,7 +226,7 @@ func testCheckRemoves(t *testing.T, open Opener) {
 	leased := Instance("db", "leased")
 	leased.Check = store.SeedCheck(netip.Addr{})
 	Register(t, r, leased)
-	if err := r.Checked(t.Context(), member(t, r, "db", "leased"), r.Now(), false); err != nil {
+	if err := r.Checked(t.Context(), member(t, r, "db", "leased"), r.Age(), false); err != nil {
 		t.Fatal(err)
 	}
 	if got := Live(r, "db"); len(got) != 1 || got[0] != "leased" {
@@ -240,7 +240,7 @@ func testCheckSpares(t *testing.T, open Opener) {
 	synctest.Test(t, func(t *testing.T) {
 		r, done := Open(t, open, store.Config{})
 		defer done()
-		finds := func(id string, began store.Instant, want store.Status) {
+		finds := func(id string, began time.Duration, want store.Status) {
 			t.Helper()
 			if err := r.Checked(t.Context(), member(t, r, "web", id), began, false); err != nil {
 				t.Fatal(err)
@@ -256,14 +256,14 @@ func testCheckSpares(t *testing.T, open Opener) {
 		}
 		Register(t, r, seed())
 		Advance(time.Minute)
-		began := r.Now()
+		began := r.Age()
 		Advance(time.Second)
 		Register(t, r, seed())
 		finds("seed", began, store.Up)
 		Advance(store.DefaultInterval - time.Second)
-		finds("seed", r.Now(), store.Up)
+		finds("seed", r.Age(), store.Up)
 		Advance(time.Second)
-		if err := r.Checked(t.Context(), member(t, r, "web", "seed"), r.Now(), false); err != nil {
+		if err := r.Checked(t.Context(), member(t, r, "web", "seed"), r.Age(), false); err != nil {
 			t.Fatal(err)
 		}
 		if got := Live(r, "web"); slices.Contains(got, "seed") {
@@ -271,7 +271,7 @@ func testCheckSpares(t *testing.T, open Opener) {
 		}
 
 		Register(t, r, Checked("web", "a1"))
-		began = r.Now()
+		began = r.Age()
 		Advance(time.Second)
 		for _, s := range []store.Status{store.Down, store.Up} {
 			if _, err := r.Heartbeat(t.Context(), "web", "a1", store.Beat{Status: &s}); err != nil {
@@ -280,7 +280,7 @@ func testCheckSpares(t *testing.T, open Opener) {
 		}
 		finds("a1", began, store.Starting)
 		Register(t, r, Checked("web", "a1")) // that is a heartbeat, no more
-		finds("a1", r.Now(), store.Down)
+		finds("a1", r.Age(), store.Down)
 	})
 }
 
@@ -292,7 +292,7 @@ func testCheckedRestart(t *testing.T, open Opener) {
 		var err error
 		switch id {
 		case "up", "failing":
-			err = r.Checked(t.Context(), member(t, r, "web", id), r.Now(), s == store.Up)
+			err = r.Checked(t.Context(), member(t, r, "web", id), r.Age(), s == store.Up)
 		case "down":
 			_, err = r.Heartbeat(t.Context(), "web", id, store.Beat{Status: &s})
 		}
@@ -313,7 +313,7 @@ func testCheckedRestart(t *testing.T, open Opener) {
 		if m.Status != want {
 			t.Errorf("after the restart %s is %s", id, m.Status)
 		}
-		if err := r.Checked(t.Context(), m, r.Now(), true); err != nil {
+		if err := r.Checked(t.Context(), m, r.Age(), true); err != nil {
 			t.Fatal(err)
 		}
 		if id != "down" {
