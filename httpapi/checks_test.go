@@ -73,7 +73,7 @@ func TestHeartbeatWithCheck(t *testing.T) {
 			a.want(t, 200, "PUT "+web+"a1/heartbeat", `{"status": "`+step.says+`"}`)
 		} else {
 			m, _ := a.Service("web").ByLabel("a1", a.Now())
-			if err := a.Checked(t.Context(), m, a.Age(), step.passes); err != nil {
+			if _, err := a.Checked(t.Context(), m, a.Age(), step.passes); err != nil {
 				t.Fatal(err)
 			}
 		}

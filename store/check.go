@@ -219,33 +219,34 @@ func (l *Lease) Spares(began time.Duration) bool { return began < time.Duration(
 func (l *Lease) spare(until time.Duration) { l.spared.Store(int64(until)) }
 
 // Checked takes in what the check of an instance has come to, as it stood when
-// the last probe began: it is up or down from now on, or deregistered where the check
-// removes. It renews no lease, and changes nothing where the instance itself
-// has said that it is down or draining, or is spared ([Lease.Spares]). Where the instance is gone, even if it
-// has been registered anew since, or is probed otherwise by now, the error is
-// ErrNotFound.
-func (r *Registry) Checked(ctx context.Context, seen Member, began time.Duration, passes bool) error {
+// the last probe began, at that [Registry.Age]: it is up or down from now on, or
+// deregistered where the check removes. It reports whether that is a change: not
+// where the instance is so already, has itself said that it is down or draining,
+// or is spared ([Lease.Spares]). It renews no lease. Where the instance is gone,
+// even if it has been registered anew since, or is probed otherwise by now, the
+// error is ErrNotFound.
+func (r *Registry) Checked(ctx context.Context, seen Member, began time.Duration, passes bool) (changed bool, err error) {
 	at := slot{seen.Service, seen.Label}
 	if err := r.writing.lock(ctx, at); err != nil {
-		return err
+		return false, err
 	}
 	defer r.writing.unlock(at)
 	present, known := r.member(at)
 	// Who has gone and come again has another lease.
 	if !known || present.Lease != seen.Lease || !present.Lease.Alive(r.Now()) || !present.SameTarget(seen.Instance) {
-		return fmt.Errorf("%s: %w", seen, ErrNotFound)
+		return false, fmt.Errorf("%s: %w", seen, ErrNotFound)
 	}
 	if !passes && present.Lease.Spares(began) {
-		return nil
+		return false, nil
 	}
 	e, any := present.outcome(passes)
 	if !any {
-		return nil
+		return false, nil
 	}
 	if err := r.backend.Commit(ctx, []Event{e}); err != nil {
-		return fmt.Errorf("store what the check of %s found: %w", seen, err)
+		return false, fmt.Errorf("store what the check of %s found: %w", seen, err)
 	}
-	return nil
+	return true, nil
 }
 
 // outcome returns the change that the check's outcome makes of i, if any.

@@ -40,6 +40,11 @@ type Config struct {
 	// is tried again. Default: nothing.
 	SweepFailed func(error)
 
+	// WeightsFailed is the same for weights that heartbeats have brought and
+	// that were held back: until it works again the ones before are in force.
+	// Default: nothing.
+	WeightsFailed func(error)
+
 	// Stalled is called, from the goroutines of [Registry.Run], when the server
 	// has not run, or not enough of it, for a while: how long that lasted, and
 	// by how much all leases have been extended for it. Default: nothing.
@@ -58,6 +63,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.SweepFailed == nil {
 		c.SweepFailed = func(error) {}
+	}
+	if c.WeightsFailed == nil {
+		c.WeightsFailed = func(error) {}
 	}
 	if c.Stalled == nil {
 		c.Stalled = func(_, _ time.Duration) {}

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -18,6 +20,8 @@ type weights struct {
 	mu    sync.Mutex
 	held  map[*Lease]heldWeight // guarded by mu
 	queue []*Lease              // those in held, by until; guarded by mu
+
+	failing bool // the last commit failed; belongs to runWeights
 
 	// wake has room for one: there is something in the queue that was empty.
 	wake chan struct{}
@@ -164,10 +168,21 @@ func (r *Registry) commitWeights(ctx context.Context, leases []*Lease) {
 		events = append(events, Event{Kind: Updated, Before: m.Instance, After: &after})
 		changed = append(changed, l)
 	}
-	if len(events) == 0 || r.backend.Commit(ctx, events) != nil {
+	if len(events) == 0 {
 		return
 	}
-	for _, l := range changed {
-		r.weights.forget(l)
+	err := r.backend.Commit(ctx, events)
+	switch failing := r.weights.failing; {
+	case err == nil:
+		for _, l := range changed {
+			r.weights.forget(l)
+		}
+		if failing {
+			r.weights.failing = false
+			r.cfg.WeightsFailed(nil)
+		}
+	case !failing && !errors.Is(err, ErrClosed) && ctx.Err() == nil:
+		r.weights.failing = true
+		r.cfg.WeightsFailed(fmt.Errorf("store %d weights: %w", len(events), err))
 	}
 }

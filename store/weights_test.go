@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -158,6 +159,32 @@ func TestHeldWeightsRenewNothing(t *testing.T) {
 			if m.Weight != 30 || m.Lease.End() != end {
 				t.Fatalf("%s: weight %d, ends %v after its last heartbeat's lease", m.Instance, m.Weight, m.Lease.End().Sub(end))
 			}
+		}
+	})
+}
+
+// Weights that cannot be stored wait on, and that is told once, as is the end
+// of it.
+func TestHeldWeightsFailing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &counting{Memory: store.NewMemory()}
+		var told []error
+		r, done := storetest.Open(t, func(*testing.T) store.Backend { return b }, store.Config{
+			WeightsFailed: func(err error) { told = append(told, err) },
+		})
+		defer done()
+		storetest.Register(t, r, storetest.Instance("web", "a1"))
+		weigh(t, r, "a1", 20)
+		b.fails.Store(true)
+		weigh(t, r, "a1", 30)
+		storetest.Advance(4 * time.Second)
+		if len(told) != 1 || !errors.Is(told[0], store.ErrNotDurable) || member(t, r).Weight != 20 {
+			t.Errorf("after three failures: told %v, weight %d", told, member(t, r).Weight)
+		}
+		b.fails.Store(false)
+		storetest.Advance(2 * time.Second)
+		if len(told) != 2 || told[1] != nil || member(t, r).Weight != 30 {
+			t.Errorf("when it works again: told %v, weight %d", told, member(t, r).Weight)
 		}
 	})
 }

@@ -100,12 +100,13 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 	}
 	reserved := dnsserver.Reserved(zone, servers)
 	registry, err := store.Open(ctx, backend, store.Config{
-		Reserved:    reserved,
-		MaxTTL:      time.Duration(f.maxTTL) * time.Second,
-		Derive:      dnsserver.Compile(zone),
-		Addresses:   reverse,
-		SweepFailed: func(err error) { logSweep(log, err) },
-		Stalled:     func(lasted, extended time.Duration) { logStall(log, lasted, extended) },
+		Reserved:      reserved,
+		MaxTTL:        time.Duration(f.maxTTL) * time.Second,
+		Derive:        dnsserver.Compile(zone),
+		Addresses:     reverse,
+		SweepFailed:   func(err error) { logSweep(log, err) },
+		WeightsFailed: func(err error) { logWeights(log, err) },
+		Stalled:       func(lasted, extended time.Duration) { logStall(log, lasted, extended) },
 	})
 	if err != nil {
 		return errors.Join(err, backend.Close())
@@ -219,6 +220,16 @@ func logSweep(log logrus.FieldLogger, err error) {
 		return
 	}
 	log.WithError(err).Error("ended instances are out of every answer, but stay in the store until it can be written")
+}
+
+// logWeights says that weights have begun to wait for the store, or, with nil,
+// that they no longer do.
+func logWeights(log logrus.FieldLogger, err error) {
+	if err == nil {
+		log.Info("weights that heartbeats bring are being stored again")
+		return
+	}
+	log.WithError(err).Error("weights that heartbeats brought wait until the store can be written; the ones before stay in force")
 }
 
 // longStall is how long a stall lasts that the log tells of at all levels;

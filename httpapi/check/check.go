@@ -329,7 +329,7 @@ func (c *Checker) start(ctx context.Context, t *target, now time.Time) {
 // conclude tells the registry what the check of m has come to with the probe
 // that began then, and the log why.
 func (c *Checker) conclude(ctx context.Context, m store.Member, began time.Duration, why error) {
-	err := c.cfg.Registry.Checked(ctx, m, began, why == nil)
+	changed, err := c.cfg.Registry.Checked(ctx, m, began, why == nil)
 	switch {
 	case err == nil:
 		if c.failing.Swap(false) {
@@ -344,6 +344,7 @@ func (c *Checker) conclude(ctx context.Context, m store.Member, began time.Durat
 		return
 	}
 	switch {
+	case !changed: // somebody else was quicker, or the instance has the say
 	case why == nil:
 		c.cfg.Log.Infof("%s is up: its check passes", m)
 	case m.Check.Removes:

@@ -58,7 +58,14 @@ func testChecked(t *testing.T, open Opener) {
 			}
 		}
 		finds := func(passes bool) func() error {
-			return func() error { return r.Checked(t.Context(), present(), r.Age(), passes) }
+			return func() error {
+				before := r.Revision()
+				changed, err := r.Checked(t.Context(), present(), r.Age(), passes)
+				if moved := r.Revision() != before; changed != moved {
+					t.Errorf("a check is said to have changed something: %v, and the revision moved: %v", changed, moved)
+				}
+				return err
+			}
 		}
 		says := func(s store.Status) func() error { return beat(t, r, store.Beat{Status: &s}) }
 		as := func(*store.Instance) {}
@@ -138,7 +145,7 @@ func testCheckRenewsNothing(t *testing.T, open Opener) {
 		for k := range 10 {
 			Advance(2900 * time.Millisecond)
 			for _, i := range []store.Member{leased, forever} {
-				if err := r.Checked(t.Context(), i, r.Age(), k%2 == 0); err != nil {
+				if _, err := r.Checked(t.Context(), i, r.Age(), k%2 == 0); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -151,7 +158,7 @@ func testCheckRenewsNothing(t *testing.T, open Opener) {
 		if m.Status != store.Down {
 			t.Errorf("permanent is %s, want down", m.Status)
 		}
-		if err := r.Checked(t.Context(), leased, r.Age(), true); !errors.Is(err, store.ErrNotFound) {
+		if _, err := r.Checked(t.Context(), leased, r.Age(), true); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("a check of what is gone: %v, want ErrNotFound", err)
 		}
 	})
@@ -173,7 +180,7 @@ func testStaleCheck(t *testing.T, open Opener) {
 		i := Checked("web", "stale")
 		change(i)
 		Register(t, r, i)
-		if err := r.Checked(t.Context(), seen, r.Age(), true); !errors.Is(err, store.ErrNotFound) {
+		if _, err := r.Checked(t.Context(), seen, r.Age(), true); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("with %s: %v, want ErrNotFound", what, err)
 		}
 	}
@@ -181,7 +188,7 @@ func testStaleCheck(t *testing.T, open Opener) {
 	i.Weight++ // as probed as before
 	i.Check.Peer = netip.MustParseAddr("192.0.2.1")
 	Register(t, r, i)
-	if err := r.Checked(t.Context(), seen, r.Age(), true); err != nil {
+	if _, err := r.Checked(t.Context(), seen, r.Age(), true); err != nil {
 		t.Errorf("with another weight: %v", err)
 	}
 	// The same address, but another life.
@@ -189,7 +196,7 @@ func testStaleCheck(t *testing.T, open Opener) {
 		t.Fatal(err)
 	}
 	Register(t, r, Checked("web", "stale"))
-	if err := r.Checked(t.Context(), seen, r.Age(), false); !errors.Is(err, store.ErrNotFound) {
+	if _, err := r.Checked(t.Context(), seen, r.Age(), false); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("registered anew: %v, want ErrNotFound", err)
 	}
 	if m := member(t, r, "web", "stale"); m.Status != store.Starting {
@@ -209,14 +216,14 @@ func testCheckRemoves(t *testing.T, open Opener) {
 	}
 	at := r.Revision()
 	m := member(t, r, "db", "seed")
-	if err := r.Checked(t.Context(), m, r.Age(), true); err != nil || r.Revision() != at {
+	if _, err := r.Checked(t.Context(), m, r.Age(), true); err != nil || r.Revision() != at {
 		t.Errorf("a pass: %v, revision %d, was %d", err, r.Revision(), at)
 	}
 	sub, _, err := r.Subscribe("db", at, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Checked(t.Context(), m, r.Age(), false); err != nil {
+	if _, err := r.Checked(t.Context(), m, r.Age(), false); err != nil {
 		t.Fatal(err)
 	}
 	if e := <-sub.C; e.Kind != store.Deregistered || e.Instance().ID != "seed" {
@@ -226,7 +233,7 @@ func testCheckRemoves(t *testing.T, open Opener) {
 	leased := Instance("db", "leased")
 	leased.Check = store.SeedCheck(netip.Addr{})
 	Register(t, r, leased)
-	if err := r.Checked(t.Context(), member(t, r, "db", "leased"), r.Age(), false); err != nil {
+	if _, err := r.Checked(t.Context(), member(t, r, "db", "leased"), r.Age(), false); err != nil {
 		t.Fatal(err)
 	}
 	if got := Live(r, "db"); len(got) != 1 || got[0] != "leased" {
@@ -242,7 +249,7 @@ func testCheckSpares(t *testing.T, open Opener) {
 		defer done()
 		finds := func(id string, began time.Duration, want store.Status) {
 			t.Helper()
-			if err := r.Checked(t.Context(), member(t, r, "web", id), began, false); err != nil {
+			if _, err := r.Checked(t.Context(), member(t, r, "web", id), began, false); err != nil {
 				t.Fatal(err)
 			}
 			if got := member(t, r, "web", id).Status; got != want {
@@ -263,7 +270,7 @@ func testCheckSpares(t *testing.T, open Opener) {
 		Advance(store.DefaultInterval - time.Second)
 		finds("seed", r.Age(), store.Up)
 		Advance(time.Second)
-		if err := r.Checked(t.Context(), member(t, r, "web", "seed"), r.Age(), false); err != nil {
+		if _, err := r.Checked(t.Context(), member(t, r, "web", "seed"), r.Age(), false); err != nil {
 			t.Fatal(err)
 		}
 		if got := Live(r, "web"); slices.Contains(got, "seed") {
@@ -292,7 +299,7 @@ func testCheckedRestart(t *testing.T, open Opener) {
 		var err error
 		switch id {
 		case "up", "failing":
-			err = r.Checked(t.Context(), member(t, r, "web", id), r.Age(), s == store.Up)
+			_, err = r.Checked(t.Context(), member(t, r, "web", id), r.Age(), s == store.Up)
 		case "down":
 			_, err = r.Heartbeat(t.Context(), "web", id, store.Beat{Status: &s})
 		}
@@ -313,7 +320,7 @@ func testCheckedRestart(t *testing.T, open Opener) {
 		if m.Status != want {
 			t.Errorf("after the restart %s is %s", id, m.Status)
 		}
-		if err := r.Checked(t.Context(), m, r.Age(), true); err != nil {
+		if _, err := r.Checked(t.Context(), m, r.Age(), true); err != nil {
 			t.Fatal(err)
 		}
 		if id != "down" {
