@@ -128,13 +128,13 @@ func (f *fastPath) service(dst, msg, name []byte) ([]byte, bool) {
 	case typeA:
 		return f.addresses(dst, msg, v, c, &c.a, revision)
 	case typeAAAA:
-		return f.addresses(dst, msg, v, c, &c.aaaa, revision)
+		return f.addresses(dst, msg, v, c, c.aaaa, revision)
 	case typeSRV:
 		return f.srv(dst, msg, v, c, revision)
 	case dns.TypeANY:
 		return dst, false
 	}
-	return f.noData(dst, msg, c, revision) // browsers ask for HTTPS everywhere
+	return f.noData(dst, msg, v, c, revision) // browsers ask for HTTPS everywhere
 }
 
 // group answers for _web._tcp and _web._udp, where all instances speak that.
@@ -255,10 +255,10 @@ func (f *fastPath) negative(dst, msg []byte, rcode uint16, revision store.Revisi
 
 // noData answers that the type is not there, which is for sure only while
 // every lease of the view lasts.
-func (f *fastPath) noData(dst, msg []byte, c *compiled, revision store.Revision) ([]byte, bool) {
+func (f *fastPath) noData(dst, msg []byte, v *store.View, c *compiled, revision store.Revision) ([]byte, bool) {
 	if store.Instant(c.soonest.Load()) <= f.now {
 		first := store.Never
-		for _, m := range c.members {
+		for _, m := range v.All() {
 			first = min(first, m.Lease.End())
 		}
 		c.soonest.Store(int64(first))
@@ -289,12 +289,14 @@ func (s *rrset) ttl(now store.Instant, limit uint32) (ttl uint32, alive bool) {
 
 func (f *fastPath) addresses(dst, msg []byte, v *store.View, c *compiled, s *rrset, revision store.Revision) ([]byte, bool) {
 	switch {
+	case s == nil:
+		return f.noData(dst, msg, v, c, revision)
 	case s.left:
 		return dst, false
 	case s.many != nil:
 		return f.drawAddresses(dst, msg, v, s.many)
 	case s.n == 0:
-		return f.noData(dst, msg, c, revision)
+		return f.noData(dst, msg, v, c, revision)
 	}
 	ttl, alive := s.ttl(f.now, f.maxTTL)
 	if !alive {
@@ -318,7 +320,7 @@ func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, revision sto
 	case s.many != nil:
 		return f.drawSRV(dst, msg, v, s.many)
 	case s.n == 0:
-		return f.noData(dst, msg, c, revision)
+		return f.noData(dst, msg, v, c, revision)
 	}
 	ttl, alive := s.ttl(f.now, f.maxTTL)
 	if !alive {
@@ -328,7 +330,7 @@ func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, revision sto
 	if len(dst)+len(s.data) > maxPointer { // so far no owner of an additional record can point
 		return dst, false
 	}
-	order, first, n := f.shuffle(s), len(dst), 0
+	order, first, n := f.shuffle(&s.rrset), len(dst), 0
 	if dst, n = f.records(dst, s, order, ttl); n < len(order) {
 		return f.truncate(dst, n, v, ttl)
 	}
@@ -341,10 +343,10 @@ func (f *fastPath) srv(dst, msg []byte, v *store.View, c *compiled, revision sto
 
 // records appends the set's SRV records in that order as far as they fit, and
 // returns how many do.
-func (f *fastPath) records(dst []byte, s *rrset, order []uint16, ttl uint32) ([]byte, int) {
+func (f *fastPath) records(dst []byte, s *srvset, order []uint16, ttl uint32) ([]byte, int) {
 	room := f.limit() - f.optSize()
 	for n, k := range order {
-		r := s.srv(int(k))
+		r := s.record(int(k))
 		if len(dst)+len(r) > room {
 			return dst, n
 		}
@@ -370,18 +372,18 @@ func (f *fastPath) truncate(dst []byte, n int, v *store.View, ttl uint32) ([]byt
 // additional appends whole RRsets of the targets as long as they fit; at is
 // where in the message the first SRV record stands. The largest TTL is that of
 // all targets, whether or not theirs fit.
-func (f *fastPath) additional(dst []byte, at int, s *rrset, order []uint16, ttlOfSet uint32) (out []byte, n int, keep uint32) {
+func (f *fastPath) additional(dst []byte, at int, s *srvset, order []uint16, ttlOfSet uint32) (out []byte, n int, keep uint32) {
 	keep = ttlOfSet
 	room := f.limit() - f.optSize()
 	for _, k := range order {
 		t := &s.targets[k]
 		ttl := f.maxTTL
 		if ttlOfSet < f.maxTTL { // otherwise every lease gives the largest
-			ttl = t.lease.TTL(f.now, f.maxTTL)
+			ttl = s.leases[k].TTL(f.now, f.maxTTL)
 		}
 		keep = max(keep, ttl)
 		owner := at + sizeSRV
-		at += len(s.srv(int(k)))
+		at += len(s.record(int(k)))
 		addrs := s.addrs[t.start:]
 		for _, set := range [2]struct{ n, size int }{{int(t.a), sizeIPv4}, {int(t.aaaa), sizeIPv6}} {
 			if set.n*(sizeHead+set.size) > room-len(dst) {

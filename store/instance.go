@@ -166,7 +166,9 @@ func (i *Instance) PortNamed(name string) uint16 {
 // lists sorted and without duplicates, Label set) and reports the first field
 // that is not allowed as an *[InvalidError].
 func (i *Instance) Normalize() error {
-	i.Service = FoldName(i.Service)
+	// Texts of their own: as parts of a request they would have all of it kept
+	// for as long as the instance.
+	i.Service, i.ID = strings.Clone(FoldName(i.Service)), strings.Clone(i.ID)
 	if err := CheckLabel("service", i.Service); err != nil {
 		return err
 	}

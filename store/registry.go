@@ -118,6 +118,7 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 		return nil, err
 	}
 	for s, v := range restored {
+		v.complete()
 		// Its last change may have been a removal, of which nothing is left;
 		// clients that hold an ETag from before are to see that it is another.
 		v.Revision = at
@@ -153,7 +154,7 @@ func (r *Registry) restore(into map[*service]*View, i *Instance) {
 		l.extend(r.Now().Add(left))
 		r.drains.add(r, l)
 	}
-	v.put(Member{i, l})
+	v.members = append(v.members, Member{i, l}) // in order once it is complete
 	r.labels.count(nil, i)
 	r.holders.add(nil, i, l)
 }

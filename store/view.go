@@ -180,6 +180,26 @@ func (v *View) drop(label string) {
 	}
 }
 
+// complete puts in order a new view whose members came in any, one by one, and
+// counts its tags. To put each where it belongs would cost, in a service with
+// tags of their own for all its instances, a copy of all tags for each.
+func (v *View) complete() {
+	v.members = slices.Clone(v.members) // without the room to grow
+	slices.SortFunc(v.members, func(a, b Member) int { return cmp.Compare(a.Label, b.Label) })
+	var all []string
+	for _, m := range v.members {
+		all = append(all, m.Tags...)
+	}
+	slices.Sort(all)
+	for _, t := range all {
+		if n := len(v.tags); n == 0 || v.tags[n-1].tag != t {
+			v.tags = append(v.tags, tagCount{tag: t})
+		}
+		v.tags[len(v.tags)-1].n++
+	}
+	v.tags = slices.Clip(v.tags)
+}
+
 // countTags replaces v's tag counts where they change: the old list may be
 // shared with other views.
 func (v *View) countTags(before, after []string) {
