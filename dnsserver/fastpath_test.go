@@ -30,6 +30,16 @@ func FuzzParse(f *testing.F) {
 			f.Add(b)
 		}
 	}
+	m := query("web.service. A", 1232)
+	m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"}}
+	b, err := m.Pack()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	outside := slices.Clone(b) // the cookie follows an OPT record without options
+	outside[len(outside)-13] = 0
+	f.Add(outside)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		facts, ok := dnsserver.Parse(b, "service.")
 		if !ok {
