@@ -34,9 +34,17 @@ type Counts struct {
 
 	// Failed is how many transactions could not be made to last.
 	Failed uint64
+
+	// Troubled is whether the last ones are among these.
+	Troubled bool
 }
 
 // Counts returns what the store has done. It may be called at any time.
 func (s *Store) Counts() Counts {
-	return Counts{Took: s.counts.took.Read(), Changes: s.counts.changes.Read(), Failed: s.counts.failed.Load()}
+	return Counts{
+		Took:     s.counts.took.Read(),
+		Changes:  s.counts.changes.Read(),
+		Failed:   s.counts.failed.Load(),
+		Troubled: s.troubled.Load(),
+	}
 }

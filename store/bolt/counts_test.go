@@ -18,7 +18,7 @@ func total(d store.Distribution) (n uint64) {
 
 func TestCounts(t *testing.T) {
 	t.Parallel()
-	s, err := bolt.Open(filepath.Join(t.TempDir(), "roster.db"))
+	s, err := bolt.Open(filepath.Join(t.TempDir(), "roster.db"), bolt.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

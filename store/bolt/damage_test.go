@@ -39,7 +39,7 @@ func at(path string) storetest.Opener {
 
 func mustOpen(t *testing.T, path string) *bolt.Store {
 	t.Helper()
-	s, err := bolt.Open(path)
+	s, err := bolt.Open(path, bolt.Config{})
 	if err != nil {
 		t.Fatalf("open the store: %v", err)
 	}
@@ -54,7 +54,7 @@ func refused(t *testing.T, path string) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := bolt.Open(path)
+	s, err := bolt.Open(path, bolt.Config{})
 	if err == nil {
 		_ = s.Close()
 		t.Fatal("the file was accepted")
@@ -95,7 +95,7 @@ func TestForeignFile(t *testing.T) {
 		refused(t, path)
 	})
 	t.Run("a folder", func(t *testing.T) {
-		if _, err := bolt.Open(t.TempDir()); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		if _, err := bolt.Open(t.TempDir(), bolt.Config{}); err == nil || !strings.Contains(err.Error(), "no regular file") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -139,7 +139,7 @@ func TestDamagedPages(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, err := bolt.Open(path)
+		s, err := bolt.Open(path, bolt.Config{})
 		if err != nil {
 			refused(t, path)
 			caught++
@@ -220,7 +220,7 @@ func TestLocked(t *testing.T) {
 	path := filled(t, 1)
 	s := mustOpen(t, path)
 	defer s.Close()
-	if _, err := bolt.Open(path); err == nil || !strings.Contains(err.Error(), "another process") {
+	if _, err := bolt.Open(path, bolt.Config{}); err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("got %v, want that another process has it open", err)
 	}
 }
@@ -317,7 +317,7 @@ func TestHandOver(t *testing.T) {
 	r, done := storetest.Open(t, at(path), store.Config{})
 	opened := make(chan *bolt.Store)
 	go func() {
-		s, err := bolt.Open(path)
+		s, err := bolt.Open(path, bolt.Config{})
 		if err != nil {
 			t.Errorf("open: %v", err)
 		}
@@ -380,7 +380,7 @@ func readAll(t *testing.T, path string) []string {
 // Whatever a file holds, reading it ends, and without a panic.
 func FuzzRead(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "roster.db")
-	s, err := bolt.Open(path)
+	s, err := bolt.Open(path, bolt.Config{})
 	if err != nil {
 		f.Fatal(err)
 	}

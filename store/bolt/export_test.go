@@ -24,7 +24,7 @@ func appendSum(b []byte) []byte {
 // for the first time.
 func OpenAfter(path string, between func()) (*Store, error) {
 	once := sync.OnceFunc(between)
-	return openChecked(path, func(path string) (contents, error) {
+	return openChecked(path, Config{}, func(path string) (contents, error) {
 		found, err := load(path)
 		once()
 		return found, err

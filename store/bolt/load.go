@@ -50,10 +50,10 @@ func load(path string) (contents, error) {
 		return contents{}, err
 	}
 	if info, err = f.Stat(); err != nil { // it may have grown before
-		return contents{}, errors.Join(fmt.Errorf("open store: %w", err), lock.Close())
+		return contents{}, errors.Join(fmt.Errorf("open store: %w", err), lock.db.Close())
 	}
 	found, err := read(f, info.Size())
-	if err := lock.Close(); err != nil {
+	if err := lock.db.Close(); err != nil {
 		return contents{}, fmt.Errorf("open store %s: %w", path, err)
 	}
 	switch {
