@@ -192,6 +192,7 @@ func (r *roster) call(method, path, body string) (int, []byte, error) {
 // instance is what the tests read of a reply.
 type instance struct {
 	ID        string    `json:"id"`
+	Port      int       `json:"port"`
 	Addresses []string  `json:"addresses"`
 	Expires   time.Time `json:"expires"`
 	Revision  uint64    `json:"revision"`

@@ -118,6 +118,11 @@ func collectStore(out series, c bolt.Counts) {
 	out.histogram("roster_store_commit_duration_seconds", "How long transactions took to be written and synced.", c.Took, 1e9)
 	out.histogram("roster_store_commit_changes", "How many changes shared a transaction.", c.Changes, 1)
 	out.counter("roster_store_commit_failures_total", "Transactions that could not be made durable.", c.Failed)
+	writable := 1.0
+	if c.Troubled {
+		writable = 0
+	}
+	out.gauge("roster_store_writable", "Whether the store can be written: 0 from the first failure until 5 s without one.", writable)
 }
 
 // series are what a scrape gets.

@@ -94,19 +94,17 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		return err
 	}
 	defer metrics.close()
-	backend, err := openBackend(f.store)
+	backend, err := openBackend(f.store, log)
 	if err != nil {
 		return err
 	}
 	reserved := dnsserver.Reserved(zone, servers)
 	registry, err := store.Open(ctx, backend, store.Config{
-		Reserved:      reserved,
-		MaxTTL:        time.Duration(f.maxTTL) * time.Second,
-		Derive:        dnsserver.Compile(zone),
-		Addresses:     reverse,
-		SweepFailed:   func(err error) { logSweep(log, err) },
-		WeightsFailed: func(err error) { logWeights(log, err) },
-		Stalled:       func(lasted, extended time.Duration) { logStall(log, lasted, extended) },
+		Reserved:  reserved,
+		MaxTTL:    time.Duration(f.maxTTL) * time.Second,
+		Derive:    dnsserver.Compile(zone),
+		Addresses: reverse,
+		Stalled:   func(lasted, extended time.Duration) { logStall(log, lasted, extended) },
 	})
 	if err != nil {
 		return errors.Join(err, backend.Close())
@@ -212,24 +210,14 @@ func tuneCollector() (release func()) {
 	return func() { runtime.KeepAlive(floor) }
 }
 
-// logSweep says that removals have begun to fail, or, with nil, that they work
-// again.
-func logSweep(log logrus.FieldLogger, err error) {
+// logTrouble says that the store's file cannot be written, or, with nil, that
+// it can again.
+func logTrouble(log logrus.FieldLogger, err error) {
 	if err == nil {
-		log.Info("ended instances are being removed from the store again")
+		log.Info("the store can be written again: registrations are taken")
 		return
 	}
-	log.WithError(err).Error("ended instances are out of every answer, but stay in the store until it can be written")
-}
-
-// logWeights says that weights have begun to wait for the store, or, with nil,
-// that they no longer do.
-func logWeights(log logrus.FieldLogger, err error) {
-	if err == nil {
-		log.Info("weights that heartbeats bring are being stored again")
-		return
-	}
-	log.WithError(err).Error("weights that heartbeats brought wait until the store can be written; the ones before stay in force")
+	log.WithError(err).Error("the store cannot be written: registrations get 503; DNS and heartbeats go on")
 }
 
 // longStall is how long a stall lasts that the log tells of at all levels;
@@ -247,11 +235,11 @@ func logStall(log logrus.FieldLogger, lasted, extended time.Duration) {
 }
 
 // openBackend opens what --store names.
-func openBackend(spec string) (store.Backend, error) {
+func openBackend(spec string, log logrus.FieldLogger) (store.Backend, error) {
 	scheme, rest, _ := strings.Cut(spec, ":")
 	switch {
 	case scheme == "bolt" && rest != "":
-		return bolt.Open(rest)
+		return bolt.Open(rest, bolt.Config{Trouble: func(err error) { logTrouble(log, err) }})
 	case scheme == "memory":
 		return openMemory(rest)
 	case scheme == "etcd":
