@@ -26,7 +26,7 @@ func torture() bool { return os.Getenv("ROSTER_TORTURE") == "1" }
 // opens, with all that was acknowledged and nothing that was deregistered.
 func TestPowerCuts(t *testing.T) {
 	t.Parallel()
-	rounds, each := 4, 150
+	rounds, each := 5, 250
 	if torture() {
 		rounds, each = 50, 1000
 	}
