@@ -3,6 +3,7 @@
 # make test       all tests; those that need a program which is missing skip
 # make race       the same under the race detector (needs a C compiler)
 # make integration  the tests with real programs, all of which must be there
+# make torture    the long forms of the tests that have one
 # make bench      Go's benchmarks
 # make bench-dns  roster beside NSD, Knot and BIND (Debian: nsd knot bind9 python3 gcc)
 # make bench-churn  what registrations and heartbeats cost DNS
@@ -14,7 +15,7 @@
 GOLANGCI = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME = 1m
 
-.PHONY: help build test race integration bench bench-dns bench-churn bench-transfer fuzz lint tidy check
+.PHONY: help build test race integration torture bench bench-dns bench-churn bench-transfer fuzz lint tidy check
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -30,6 +31,9 @@ race:
 
 integration:
 	ROSTER_REQUIRE_TOOLS=1 go test -count=1 ./integration/...
+
+torture:
+	ROSTER_TORTURE=1 go test -count=1 -timeout 2h ./integration/...
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...

@@ -13,6 +13,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -66,6 +67,10 @@ type Config struct {
 	// Metrics is what /metrics serves, to those who may read. Default: there
 	// is no /metrics.
 	Metrics http.Handler
+
+	// Backup writes the store as it is at one moment to where /v1/backup is
+	// read. Default: there is nothing to back up.
+	Backup func(io.Writer) error
 
 	// MaxConns bounds the open connections; more wait to be accepted. Default
 	// 32768.
@@ -124,6 +129,7 @@ type Server struct {
 	batches  sync.Pool // of *batch
 	hub      *hub
 
+	backingUp    sync.Mutex    // held by the one backup that is being taken
 	largeBatches chan struct{} // one for each that is under way
 }
 
@@ -247,6 +253,7 @@ func (s *Server) router() (r *mux.Router, heartbeat *counted) {
 		{"/v1/services/{service}/instances", methods{http.MethodPost: s.registerUnnamed}},
 		{"/v1/services/{service}", methods{http.MethodGet: s.service}},
 		{"/v1/services", methods{http.MethodGet: s.services}},
+		{"/v1/backup", methods{http.MethodGet: s.backup}},
 		{"/v1/events", methods{http.MethodGet: s.events}},
 		{"/register", methods{http.MethodPost: s.seedRegister}},
 		{"/deregister", methods{http.MethodPost: s.seedDeregister}},

@@ -16,13 +16,18 @@ import (
 	"time"
 )
 
-// kill -9 while 32 clients register and deregister: after the restart
-// everything acknowledged is there, and nothing that was deregistered.
+// kill -9 while 32 clients register, heartbeat and deregister: after the
+// restart everything acknowledged is there, and nothing that was deregistered.
 func TestKilledWhileRegistering(t *testing.T) {
 	t.Parallel()
-	const rounds, clients = 5, 32
+	const clients = 32
+	rounds := 5
+	if torture() {
+		rounds = 50
+	}
 	dir := t.TempDir()
 	var mu sync.Mutex
+	var beats atomic.Int64
 	there, gone := map[string]bool{}, map[string]bool{} // acknowledged; guarded by mu
 	var revision uint64
 	for round := range rounds {
@@ -58,6 +63,11 @@ func TestKilledWhileRegistering(t *testing.T) {
 					mu.Lock()
 					there[id] = true
 					mu.Unlock()
+					if status, b, err := r.call(http.MethodPut, path+"/heartbeat", ""); err == nil && status != http.StatusOK {
+						t.Errorf("round %d: a heartbeat of %s: %d %s", round, id, status, b)
+					} else if err == nil {
+						beats.Add(1)
+					}
 					if k%4 == 3 {
 						mu.Lock()
 						delete(there, id) // unknown until it is answered
@@ -86,7 +96,14 @@ func TestKilledWhileRegistering(t *testing.T) {
 		g.Wait()
 		revision = next
 	}
-	t.Logf("%d acknowledged registrations and %d removals outlasted %d kills", len(there), len(gone), rounds)
+	r := startRoster(t, dir, "--store", "bolt:roster.db")
+	listed := r.listed(t)
+	for id := range there {
+		if _, ok := listed[id]; !ok {
+			t.Errorf("at the end: %s was acknowledged and is gone", id)
+		}
+	}
+	t.Logf("%d acknowledged registrations and %d removals outlasted %d kills, beside %d heartbeats", len(there), len(gone), rounds, beats.Load())
 }
 
 // A damaged file: exit 1, with its name, and the file is left as it was.

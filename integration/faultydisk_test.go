@@ -206,4 +206,11 @@ func (f *diskFile) Fsync(context.Context, uint32) syscall.Errno {
 	return errno
 }
 
-func (d *disk) path(name string) string { return filepath.Join(d.dir, name) }
+// roster starts a server on the disk's file. It does not run in the disk's
+// folder: to enter that between fork and exec would need us, who wait for exec.
+func (d *disk) roster(t *testing.T) *roster {
+	t.Helper()
+	return startRoster(t, t.TempDir(), "--store", "bolt:"+d.path())
+}
+
+func (d *disk) path() string { return filepath.Join(d.dir, "roster.db") }

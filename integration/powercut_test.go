@@ -93,8 +93,8 @@ func newCuts(t *testing.T, faulty bool) *cuts {
 		c.imageDir = dir
 		t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	}
-	startRoster(t, c.disk.dir).stop(t)
-	content, err := os.ReadFile(c.disk.path("roster.db"))
+	c.disk.roster(t).stop(t)
+	content, err := os.ReadFile(c.disk.path())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +152,7 @@ func (c *cuts) strike(op string, size int) (done int, errno syscall.Errno) {
 // and checks what was kept by it and by power cuts meanwhile.
 func (c *cuts) round(t *testing.T, each int) {
 	t.Helper()
-	r := startRoster(t, c.disk.dir)
+	r := c.disk.roster(t)
 	c.compare(t, r)
 	if c.faulty {
 		c.disk.breakWith(c.strike)
@@ -184,7 +184,7 @@ func (c *cuts) round(t *testing.T, each int) {
 	stop.Store(true)
 	g.Wait()
 	c.disk.breakWith(nil)
-	r = startRoster(t, c.disk.dir)
+	r = c.disk.roster(t)
 	c.compare(t, r)
 	r.stop(t)
 	c.checkImages(t)

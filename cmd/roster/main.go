@@ -45,7 +45,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serveCommand(), tokenCommand(), versionCommand())
+	root.AddCommand(serveCommand(), storeCommand(), tokenCommand(), versionCommand())
 
 	cmd, err := root.ExecuteC()
 	if err == nil {

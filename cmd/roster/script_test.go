@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) {
 //	serve [VAR=VALUE] FLAGS
 //	                 starts a server in the background, on free ports unless told otherwise
 //	ready PATTERN    checks the line with which it said that it is ready
+//	put ID           registers an instance of web with it
 //	stop             sends it SIGTERM and wants 0
 //	log PATTERN      checks what it had logged by then
 func TestScripts(t *testing.T) {
@@ -42,6 +44,7 @@ func TestScripts(t *testing.T) {
 			"trouble": func(ts *testscript.TestScript, _ bool, args []string) { ends(ts, exitFailure, args) },
 			"serve":   serveScript,
 			"ready":   readyScript,
+			"put":     putScript,
 			"stop":    stopScript,
 			"log":     logScript,
 		},
@@ -107,6 +110,18 @@ func readyScript(ts *testscript.TestScript, _ bool, args []string) {
 		_ = s.cmd.Process.Kill()
 		_ = s.cmd.Wait()
 		ts.Fatalf("it said %q, want a match of %s\n%s", s.line, args[0], s.stderr.String())
+	}
+}
+
+func putScript(ts *testscript.TestScript, _ bool, args []string) {
+	url := "http://" + ts.Getenv("HTTP") + "/v1/services/web/instances/" + args[0]
+	req, err := http.NewRequest(http.MethodPut, url, strings.NewReader(`{"port":80,"ttl":3600}`))
+	ts.Check(err)
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		ts.Fatalf("put %s: %s", args[0], resp.Status)
 	}
 }
 

@@ -151,6 +151,7 @@ func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err er
 		Name:       func(i *store.Instance) string { return dnsserver.InstanceName(i, zone) },
 		CheckAllow: checkAllow,
 		Metrics:    metrics.forHTTP(),
+		Backup:     backupOf(backend),
 		Log:        log,
 	})
 	if err != nil {
@@ -246,6 +247,14 @@ func openBackend(spec string, log logrus.FieldLogger) (store.Backend, error) {
 		return nil, usageError{fmt.Errorf("--store %s: this version of roster has no etcd store; use bolt:PATH", spec)}
 	}
 	return nil, usageError{fmt.Errorf("--store %s: neither bolt:PATH nor memory: was given", spec)}
+}
+
+// backupOf returns how the backend is backed up, nil where it cannot be.
+func backupOf(b store.Backend) func(io.Writer) error {
+	if b, ok := b.(interface{ Backup(w io.Writer) error }); ok {
+		return b.Backup
+	}
+	return nil
 }
 
 // openMemory makes a store that keeps nothing. memory:N begins at that

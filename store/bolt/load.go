@@ -20,6 +20,7 @@ type contents struct {
 	instances []*store.Instance
 	revision  store.Revision // 0: a fresh file
 	txid      uint64         // of the transaction that it is as of
+	used      int64          // octets of pages that hold something
 }
 
 // load reads the whole file without a change to it and checks every page that
@@ -96,6 +97,11 @@ func read(r io.ReaderAt, size int64) (contents, error) {
 	found := contents{revision: revision, txid: p.txid}
 	if found.instances, err = p.readInstances(buckets[string(instancesBucket)], count); err != nil {
 		return contents{}, fmt.Errorf("bucket instances: %w", err)
+	}
+	for _, seen := range p.seen {
+		if seen {
+			found.used += int64(p.size)
+		}
 	}
 	return found, nil
 }
