@@ -103,6 +103,7 @@ func (r *roster) runBlock(t *testing.T, b block) {
 		command = strings.NewReplacer("127.0.0.1:8054", r.http, "@127.0.0.1 -p 8053", "@"+host+" -p "+port).Replace(command)
 		cmd := exec.Command("sh", "-c", command)
 		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
+		cmd.Dir = r.Dir
 		out, err := cmd.Output()
 		if err != nil {
 			t.Errorf("line %d: %s: %v", b.line+k+1, command, err)
@@ -131,7 +132,7 @@ func runConfig(t *testing.T, b block) {
 var (
 	moment   = regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`)
 	secret   = regexp.MustCompile(`\broster_[A-Za-z0-9_-]{43}$|\b[0-9a-f]{64}$`)
-	revision = regexp.MustCompile(`("revision":|hostmaster.service. |^id: )\d{10}`)
+	revision = regexp.MustCompile(`("revision":|hostmaster.service. |^id: |at revision )\d{10}`)
 	ttl      = regexp.MustCompile(`^(\S+\s+)\d+(\s+IN\s)`)
 )
 

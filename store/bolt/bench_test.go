@@ -24,7 +24,7 @@ import (
 func filledFile(b *testing.B, instances int) string {
 	b.Helper()
 	path := filepath.Join(b.TempDir(), "roster.db")
-	s, err := bolt.Open(path)
+	s, err := bolt.Open(path, bolt.Config{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func benchmarkRegister(b *testing.B, path string, instances, writers int) {
 	for _, to := range []string{mine, theirs} {
 		copyFile(b, to, path)
 	}
-	backend, err := bolt.Open(mine)
+	backend, err := bolt.Open(mine, bolt.Config{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -241,7 +241,7 @@ func BenchmarkRestart(b *testing.B) {
 				reading += readFile(b, path)
 				b.StartTimer()
 				begin := time.Now()
-				s, err := bolt.Open(path)
+				s, err := bolt.Open(path, bolt.Config{})
 				if err != nil {
 					b.Fatal(err)
 				}

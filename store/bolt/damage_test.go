@@ -37,7 +37,7 @@ func at(path string) storetest.Opener {
 	}
 }
 
-func mustOpen(t *testing.T, path string) *bolt.Store {
+func mustOpen(t testing.TB, path string) *bolt.Store {
 	t.Helper()
 	s, err := bolt.Open(path, bolt.Config{})
 	if err != nil {
