@@ -97,7 +97,7 @@ func testTrouble(t *testing.T, d trouble) {
 	acked := 20
 	var status int
 	var body []byte
-	for k := 0; k < 100; k++ {
+	for k := range 100 {
 		var header http.Header
 		status, header, body = r.put(t, fmt.Sprintf("/v1/services/web/instances/b%d", k), fmt.Sprintf(large, pad))
 		if status == http.StatusServiceUnavailable {

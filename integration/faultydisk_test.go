@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -65,7 +66,7 @@ func needsMount(t *testing.T, err error) {
 	}
 }
 
-// break has every operation from now on meet the fault; nil mends the disk.
+// breakWith has every operation from now on meet the fault; nil mends the disk.
 func (d *disk) breakWith(f fault) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -94,10 +95,8 @@ func (d *disk) meet(op string, size int) (done int, errno syscall.Errno) {
 // always is the fault of a disk on which these operations fail.
 func always(errno syscall.Errno, ops ...string) fault {
 	return func(op string, _ int) (int, syscall.Errno) {
-		for _, o := range ops {
-			if o == op {
-				return 0, errno
-			}
+		if slices.Contains(ops, op) {
+			return 0, errno
 		}
 		return 0, 0
 	}

@@ -89,7 +89,7 @@ func newCuts(t *testing.T, faulty bool) *cuts {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	c := &cuts{disk: mountDisk(t), random: rand.New(rand.NewPCG(seed, 1)), faulty: faulty, seed: seed, history: map[string][]change{}, imageDir: t.TempDir()}
-	if dir, err := os.MkdirTemp("/dev/shm", "roster"); err == nil {
+	if dir, err := os.MkdirTemp("/dev/shm", "roster"); err == nil { //nolint:usetesting // in memory, where that is
 		c.imageDir = dir
 		t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	}

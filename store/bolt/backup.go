@@ -6,6 +6,7 @@ import (
 	"io"
 
 	bbolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/rosterdns/roster/store"
 )
@@ -17,6 +18,8 @@ import (
 // failed, it is an error that wraps [store.ErrNotDurable], and what was written
 // is worth nothing.
 func (s *Store) Backup(w io.Writer) error {
+	s.copying.RLock()
+	defer s.copying.RUnlock()
 	tx, failed, err := s.beginBackup()
 	if err != nil {
 		return fmt.Errorf("back up store %s: %w", s.path, err)
@@ -43,7 +46,7 @@ func (s *Store) beginBackup() (*bbolt.Tx, uint64, error) {
 	}
 	failed := s.counts.failed.Load()
 	tx, err := s.db.Begin(false)
-	if errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+	if errors.Is(err, berrors.ErrDatabaseNotOpen) {
 		err = store.ErrClosed
 	}
 	return tx, failed, err

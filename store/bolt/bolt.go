@@ -42,8 +42,11 @@ type Store struct {
 	counts   *counts
 
 	writing  sync.Mutex  // held while a transaction is under way
-	haunted  bool        // the file holds one that has failed; guarded by writing
+	haunted  bool        // the last one failed, and may be in the file; guarded by writing
+	last     uint64      // the number of the last that did not; guarded by writing
 	troubled atomic.Bool // the last transactions have failed
+
+	copying sync.RWMutex // held, for reading, while a backup is taken
 
 	mu     sync.Mutex
 	queue  []*commit // guarded by mu
@@ -81,7 +84,7 @@ func openChecked(path string, cfg Config, check func(string) (contents, error)) 
 		waiting:  make(chan struct{}, 1),
 	}
 	// The last server may have been killed before its last sync.
-	if err := f.settle(); err != nil {
+	if s.last, err = settle(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), f.db.Close())
 	}
 	if found.revision == 0 {
@@ -103,6 +106,9 @@ func (s *Store) create() error {
 		return putMeta(tx, s.found.revision, 0)
 	})
 	if err != nil {
+		return fmt.Errorf("create store %s: %w", s.path, err)
+	}
+	if s.last, err = s.txid(); err != nil {
 		return fmt.Errorf("create store %s: %w", s.path, err)
 	}
 	if err := syncDir(s.path); err != nil {
@@ -149,6 +155,9 @@ func (s *Store) Close() error {
 	if s.apply != nil { // started
 		s.wake()
 		<-s.done
+	}
+	if s.db == nil { // see mend
+		return nil
 	}
 	return s.db.Close()
 }

@@ -3,6 +3,7 @@ package bolt
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -18,10 +19,12 @@ type committer struct {
 	revision store.Revision // of the last committed event
 	buf      []byte
 
-	// undo has the instances that such transactions have touched as failed and
-	// are in the file all the same, as they are, nil for none, by key: the next
-	// one puts right what those did.
+	// undo has the instances that failed transactions have touched which are in
+	// the file all the same, because only the last sync failed: as they are, nil
+	// for none, by key. The next one puts right what those did.
 	undo map[string]*store.Instance
+
+	doubt []*commit // what a transaction was to do of which that is not known
 
 	failed time.Time // when a transaction last failed, while that is trouble
 }
@@ -37,6 +40,7 @@ const (
 
 func (c *committer) run() {
 	defer close(c.done)
+	debug.SetPanicOnFault(true) // a page of the map that cannot be read
 	for {
 		var retry <-chan time.Time
 		if c.troubled.Load() {
@@ -108,9 +112,9 @@ func remedy(err error) string {
 	return ""
 }
 
-// remember keeps what the batch has changed in the file, as it was before.
+// remember keeps what failed transactions have changed in the file, as it was
+// before.
 func (c *committer) remember(batch []*commit) {
-	c.haunted = true
 	for _, one := range batch {
 		for k := range one.events {
 			e := &one.events[k]
@@ -122,14 +126,56 @@ func (c *committer) remember(batch []*commit) {
 	}
 }
 
+// mend makes the file fit for a transaction after one has failed. bbolt has made
+// its list of free pages by what it saw in the file just then, and that need not
+// last: it may have seen the meta page of the failed transaction, which never
+// came to the disk. By such a list the next would write over pages in use. So
+// what is in the file is made to last, and then it is opened anew.
+func (c *committer) mend() error {
+	if !c.copying.TryLock() {
+		return errors.New("a backup of it is to be cut off first")
+	}
+	defer c.copying.Unlock()
+	txid, err := settle(c.path)
+	if err != nil {
+		return err
+	}
+	if c.db != nil {
+		if err := c.db.Close(); err != nil {
+			return err
+		}
+		c.db = nil
+	}
+	f, err := open(c.path, writing())
+	if err != nil {
+		return err
+	}
+	if at, err := f.txid(); err != nil || at != txid || at < c.last || at > c.last+1 {
+		return errors.Join(errors.New("another process has written it: end that one and start this server again"), err, f.db.Close())
+	}
+	if txid > c.last {
+		c.remember(c.doubt)
+	}
+	c.file, c.last, c.doubt = f, txid, nil
+	return nil
+}
+
 // transact writes the batch and what undo puts right, and returns the last
 // revision. The caller holds writing.
-func (c *committer) transact(batch []*commit) (store.Revision, error) {
+func (c *committer) transact(batch []*commit) (_ store.Revision, err error) {
 	if c.haunted {
-		if err := c.settle(); err != nil {
+		if err := c.mend(); err != nil {
 			return 0, err
 		}
 	}
+	// A broken invariant of bbolt's, or a page that cannot be read, is no reason
+	// to stop answering.
+	defer func() {
+		if r := recover(); r != nil {
+			c.haunted, c.doubt = true, batch
+			err = fmt.Errorf("bbolt: %v", r)
+		}
+	}()
 	c.buf = c.buf[:0] // the last transaction has let go of it
 	tx, err := c.db.Begin(true)
 	if err != nil {
@@ -165,13 +211,11 @@ func (c *committer) transact(batch []*commit) (store.Revision, error) {
 	}
 	begin, id := time.Now(), uint64(tx.ID())
 	if err := c.commitTx(tx); err != nil {
-		if last, txErr := c.txid(); txErr != nil || last >= id {
-			c.remember(batch) // only the last sync has failed
-		}
+		c.haunted, c.doubt = true, batch
 		return 0, err
 	}
 	c.counts.took.Count(int64(time.Since(begin)))
-	c.haunted = false
+	c.haunted, c.last = false, id
 	clear(c.undo)
 	return revision, nil
 }

@@ -32,14 +32,7 @@ func lock(path string, check func(string) (contents, error)) (*file, contents, e
 		if err != nil {
 			return nil, contents{}, err
 		}
-		f, err := open(path, &bbolt.Options{
-			Timeout: lockTimeout,
-			// The list of free pages is made again at each start from the pages
-			// in use, which are read anyway: less to write, and nothing to go bad.
-			NoFreelistSync:  true,
-			FreelistType:    bbolt.FreelistMapType,
-			InitialMmapSize: mapSize(),
-		})
+		f, err := open(path, writing())
 		if err != nil {
 			return nil, contents{}, err
 		}
@@ -56,6 +49,18 @@ func lock(path string, check func(string) (contents, error)) (*file, contents, e
 		}
 	}
 	return nil, contents{}, fmt.Errorf("open store %s: other processes keep writing it; stop them, or give --store another path", path)
+}
+
+// writing are the options to open a file with that is to be written.
+func writing() *bbolt.Options {
+	return &bbolt.Options{
+		Timeout: lockTimeout,
+		// The list of free pages is made again at each start from the pages
+		// in use, which are read anyway: less to write, and nothing to go bad.
+		NoFreelistSync:  true,
+		FreelistType:    bbolt.FreelistMapType,
+		InitialMmapSize: mapSize(),
+	}
 }
 
 // mapSize is how much of the address space is set aside for the file. bbolt
@@ -114,31 +119,39 @@ func (f *file) inPlace() bool {
 	return err == nil && os.SameFile(ours, there)
 }
 
-// settle makes sure that the transaction which the file is as of is on disk.
-// Where its last sync failed, or the process was killed before that, it need
-// not be; and the next transaction may write over pages of the one before it,
-// to which a power cut would then lead back. To sync again is not enough: after
-// a sync that failed the system takes its pages for written, and forgets them
-// without a word. So its meta page is written again, as it is.
-func (f *file) settle() error {
-	newest, err := f.txid()
+// settle makes sure that the transaction which the file is as of is on disk, and
+// returns its number. Where its last sync failed, or the process was killed
+// before that, it need not be; and the next transaction may write over pages of
+// the one before it, to which a power cut would then lead back. To sync again is
+// not enough: after a sync that failed the system takes its pages for written,
+// and forgets them without a word. So its meta page is written again, as it is.
+func settle(path string) (txid uint64, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	size := f.db.Info().PageSize
-	for n := range 2 {
-		page, at := make([]byte, size), int64(n*size)
-		if _, err := f.f.ReadAt(page, at); err != nil {
-			return err
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	p, _, err := readMeta(f, info.Size())
+	if err != nil {
+		return 0, err
+	}
+	page := make([]byte, p.size)
+	for _, at := range []int64{0, int64(p.size)} {
+		if _, err := f.ReadAt(page, at); err != nil {
+			return 0, err
 		}
-		if !validMeta(page, at) || native.Uint64(page[64:]) != newest {
+		if !validMeta(page, at) || native.Uint64(page[64:]) != p.txid {
 			continue
 		}
-		if _, err := f.f.WriteAt(page, at); err != nil {
-			return err
+		if _, err := f.WriteAt(page, at); err != nil {
+			return 0, err
 		}
 	}
-	return f.f.Sync()
+	return p.txid, f.Sync()
 }
 
 // syncDir makes the entry of a file in its directory durable, which a sync of
