@@ -19,7 +19,7 @@ sizeplot.py.
   size.py --roster bin/roster --sizes 10000
   size.py --roster bin/roster --rich                   # two addresses, a named port, tags and meta
 """
-import argparse, http.client, json, os, random, re, selectors, signal, socket, statistics, struct, subprocess, tempfile, threading, time, zlib
+import argparse, http.client, json, os, random, re, selectors, shutil, signal, socket, statistics, struct, subprocess, tempfile, threading, time, zlib
 import bench
 
 class Pipe:
@@ -141,6 +141,16 @@ def heartbeats(port, inst, size=10000):
     return begin, end
 
 # ---- what is measured ----
+def fill(a, srv, inst, out):
+    out["empty"] = memory(srv.p.pid)
+    p = Pipe(srv.http)
+    begin, c0 = time.time(), cpu(srv.p.pid)
+    if (good := p.run(put(i, rich=a.rich, n=k) for k, i in enumerate(inst))) != len(inst):
+        raise SystemExit("%d of %d registrations were refused" % (len(inst) - good, len(inst)))
+    out["fill_s"], out["fill_cpu_us"] = time.time() - begin, 1e6 * (cpu(srv.p.pid) - c0) / len(inst)
+    p.close()
+    print("  registered in %.1f s, %.0f us of CPU each" % (out["fill_s"], out["fill_cpu_us"]), flush=True)
+
 def measure_memory(a, srv, inst, out):
     out["after"] = memory(srv.p.pid)
     print("  after the registrations: %s" % out["after"], flush=True)
@@ -283,7 +293,7 @@ def measure_expiry(a, srv, inst, out):
     count = min(100000, len(inst) // 10)
     ttl = 60  # in which they are registered and renewed, all at once
     names = sorted({i["service"] for i in inst})
-    dying = [instance(k, names[k % len(names)], "x") for k in range(count)]
+    dying = [dict(instance(k, names[k % len(names)], "x"), host="11.%d.%d.%d" % (k >> 16, k >> 8 & 255, k & 255)) for k in range(count)]
     p = Pipe(srv.http)
     if p.run(put(i, ttl=ttl, rich=a.rich) for i in dying) != count:
         raise SystemExit("registrations were refused")
@@ -299,8 +309,11 @@ def measure_expiry(a, srv, inst, out):
     while time.time() < end + 0.2:  # alive until then: what was asked, and when the last address came
         _, _, t = asker.ask(k, 64)
         latest, k = max(latest, t), (k + 64) % max(1, count - 64)
-    got = seen = 0
+    got = seen = stale = 0
     begin = time.time()
+    asked_names = random.sample(names, min(1000, len(names), count))
+    for name in asked_names:
+        stale += sum(x[3].startswith("11.") for x in bench.ask(srv.dns, name + ".service.", 1)["secs"][0])
     for k in range(0, count, 64):
         g, s, _ = asker.ask(k, 64)
         got, seen = got + g, seen + s
@@ -312,7 +325,7 @@ def measure_expiry(a, srv, inst, out):
     swept = time.time()
     time.sleep(0.5)
     clients.stop()
-    out["expiry"] = dict(count=count, spread_ms=1e3 * (last - first), last_address_ms=1e3 * (latest - end), asked=got, still=seen,
+    out["expiry"] = dict(count=count, spread_ms=1e3 * (last - first), last_address_ms=1e3 * (latest - end), asked=got, still=seen, services=len(asked_names), stale=stale,
                          asked_from_ms=1e3 * (begin - end), asked_to_ms=1e3 * (asked - end), swept_s=swept - first - ttl,
                          quiet={n: clients.between(n, quiet, first + ttl) for n in clients.lat},
                          meanwhile={n: clients.between(n, first + ttl, swept) for n in clients.lat})
@@ -322,24 +335,24 @@ def one_size(a, n, tmp):
     inst = [instance(k, "svc%06d" % (k // 10)) for k in range(n)]
     order = list(range(n))
     random.Random(n).shuffle(order)
-    srv = Roster(a, "%s/%d.db" % (tmp, n))
+    path, kept = "%s/%d.db" % (tmp, n), a.keep and "%s/%d.db" % (a.keep, n)
+    filled = kept and os.path.exists(kept)
+    if filled:
+        shutil.copy(kept, path)
+    srv = Roster(a, path)
     out = {"n": n}
     print("%d instances in %d services" % (n, len({i["service"] for i in inst})), flush=True)
     try:
-        out["empty"] = memory(srv.p.pid)
-        p = Pipe(srv.http)
-        begin, c0 = time.time(), cpu(srv.p.pid)
-        if (good := p.run(put(inst[k], rich=a.rich, n=k) for k in order)) != n:
-            raise SystemExit("%d of %d registrations were refused" % (n - good, n))
-        out["fill_s"], out["fill_cpu_us"] = time.time() - begin, 1e6 * (cpu(srv.p.pid) - c0) / n
-        p.close()
-        print("  registered in %.1f s, %.0f us of CPU each" % (out["fill_s"], out["fill_cpu_us"]), flush=True)
+        if not filled:
+            fill(a, srv, [inst[k] for k in order], out)
         for what in a.suite.split(","):
-            {"memory": measure_memory, "cost": measure_cost, "restart": measure_restart, "expiry": measure_expiry,
-             "hold": lambda *_: input("pid %d; enter ends it" % srv.p.pid)}[what](a, srv, inst, out)
+            {"memory": measure_memory, "cost": measure_cost, "restart": measure_restart, "expiry": measure_expiry}[what](a, srv, inst, out)
+        srv.stop()
+        if kept and not filled:
+            shutil.copy(path, kept)
     finally:
         srv.stop()
-        os.unlink(srv.path)
+        os.unlink(path)
     return out
 
 def main():
@@ -353,6 +366,7 @@ def main():
     p.add_argument("--rest", type=float, default=60, help="seconds of rest before memory is read")
     p.add_argument("--port", type=int, default=15700)
     p.add_argument("--dir", help="where the stores are made; default: the system's place for temporary files")
+    p.add_argument("--keep", help="a folder where the stores are kept once filled, and taken from the next time; for suites without memory")
     p.add_argument("--json", help="a file that the figures are added to, a line for each size")
     a = p.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: exit(1))  # so that the server is stopped

@@ -94,7 +94,7 @@ func benchmarkRegister(b *testing.B, path string, instances, writers int) {
 	for b.Loop() {
 		list := make([]*store.Instance, writers*each)
 		for k := range list {
-			list[k] = instance(b, rand.IntN(instances/10), fmt.Sprintf("new%d-%d", round, k))
+			list[k] = instance(b, rand.IntN(1_000_000), fmt.Sprintf("new%d-%d", round, k))
 		}
 		round++
 		bare.run(writers, list, func(i *store.Instance) {
