@@ -32,7 +32,7 @@ def chart(out, x, title, sizes, curves, unit, limit=None, width=270, height=210)
     out.append('<text x="%d" y="24" font-size="13" font-weight="bold">%s</text>' % (x, title))
     values = [v for c in curves for v in c[1].values()] + ([limit[1]] if limit else [])
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    top, left, right = 62, x + 34, x + width - 14
+    top, left, right = 62, x + 34, x + width - 34
     px = lambda n: left + (math.log10(n) - 3) / 3 * (right - left)
     py = lambda v: top + height - (math.log10(v) - low) / (high - low) * height
     for e in range(low, high + 1):
@@ -44,7 +44,7 @@ def chart(out, x, title, sizes, curves, unit, limit=None, width=270, height=210)
     for k, (name, points, colour) in enumerate(curves):
         out.append('<path d="M%s" fill="none" stroke="%s" stroke-width="2"/>' % ("L".join("%.1f %.1f" % (px(n), py(v)) for n, v in points.items()), colour))
         for n, v in points.items():
-            out.append('<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/><text x="%.1f" y="%.1f" font-size="10" text-anchor="middle">%.3g</text>' % (px(n), py(v), colour, px(n), py(v) - 7, v))
+            out.append('<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/><text x="%.1f" y="%.1f" font-size="10" text-anchor="middle">%.3g</text>' % (px(n), py(v), colour, px(n), py(v) + (15 if k else -7), v))
         out.append('<path d="M%d %dh14" stroke="%s" stroke-width="2"/><text x="%d" y="%d" font-size="11">%s</text>' % (x + 104 * k, 42, colour, x + 18 + 104 * k, 46, name))
     out.append('<text x="%d" y="%d" font-size="10" fill="#666">%s</text>' % (left, top + height + 30, unit))
 
