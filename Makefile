@@ -15,6 +15,7 @@
 
 GOLANGCI = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME = 1m
+TORTURE = .
 
 .PHONY: help build test race integration torture bench bench-dns bench-churn bench-transfer bench-size fuzz lint tidy check
 
@@ -34,7 +35,7 @@ integration:
 	ROSTER_REQUIRE_TOOLS=1 go test -count=1 ./integration/...
 
 torture:
-	ROSTER_TORTURE=1 go test -count=1 -timeout 2h ./integration/...
+	ROSTER_TORTURE=1 go test -count=1 -timeout 2h -v -run "$(TORTURE)" ./store/... ./integration/...
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...

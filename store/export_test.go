@@ -55,5 +55,25 @@ func Tick(r *Registry) (lasted, extends time.Duration) {
 	return r.clock.tick(real)
 }
 
-// RunClock is the part of Run that ticks.
-func RunClock(ctx context.Context, r *Registry) { r.runClock(ctx) }
+// Sweep removes what has ended at this moment, as Run does, and reports whether
+// the backend did its part.
+func Sweep(ctx context.Context, r *Registry) bool {
+	failures := 0
+	for {
+		ended, _ := r.deadlines.due(r.Now(), sweepBatch)
+		if len(ended) == 0 {
+			return true
+		}
+		if !r.expire(ctx, ended, &failures) {
+			return false
+		}
+	}
+}
+
+// CommitWeights commits the weights whose pause is over, as Run does.
+func CommitWeights(ctx context.Context, r *Registry) {
+	now := r.Now()
+	if leases, _ := r.weights.due(now, now.Add(weightPause), sweepBatch); len(leases) > 0 {
+		r.commitWeights(ctx, leases)
+	}
+}

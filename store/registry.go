@@ -292,6 +292,9 @@ func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Reg
 // at the slot, which the caller has locked.
 func (r *Registry) commit(ctx context.Context, at slot, events ...Event) (Registration, error) {
 	last := &events[len(events)-1]
+	if m, known := r.member(at); known && last.Kind != Registered {
+		defer r.hear(ctx, m.Lease)()
+	}
 	if err := r.backend.Commit(ctx, events); err != nil {
 		return Registration{}, fmt.Errorf("register %s: %w", last.After, err)
 	}
@@ -300,6 +303,35 @@ func (r *Registry) commit(ctx context.Context, at slot, events ...Event) (Regist
 		panic("store: internal error: a committed instance is not in the registry")
 	}
 	return r.warned(r.registration(present, last.Kind == Registered)), nil
+}
+
+// hear renews the lease of whoever waits for a change to be made durable, until
+// done is called or ctx is done: a disk that is slower than the lease is no
+// reason to end it.
+func (r *Registry) hear(ctx context.Context, l *Lease) (done func()) {
+	length := time.Duration(l.length.Load())
+	if length <= drainLength { // permanent, or to end whatever happens
+		return func() {}
+	}
+	stop := make(chan struct{})
+	var again func()
+	again = func() {
+		select {
+		case <-stop:
+		case <-ctx.Done():
+		default:
+			if l.renew(r.Now()) {
+				time.AfterFunc(length/3, again)
+			}
+		}
+	}
+	first := time.AfterFunc(length/3, again)
+	return func() {
+		close(stop)
+		if !first.Stop() {
+			l.renew(r.Now()) // it took long
+		}
+	}
 }
 
 func (r *Registry) registration(m Member, created bool) Registration {
