@@ -60,6 +60,7 @@ func TestModel(t *testing.T) {
 				}
 				w.disk.wait = func() { w.lapse(time.Duration(w.rnd.IntN(4000)) * time.Millisecond) }
 				w.open()
+				defer func() { _ = w.Close() }() // twice does no harm
 				begin := time.Now()
 				for w.step = range c.steps {
 					w.do()
@@ -72,6 +73,13 @@ func TestModel(t *testing.T) {
 		})
 	}
 }
+
+// What documents promise: what a stall may take of a lease, and how much longer
+// the clock may stand after it.
+const (
+	stallTakes = 100 * time.Millisecond
+	graceMost  = time.Second
+)
 
 type key struct{ service, id string }
 
@@ -291,7 +299,7 @@ func (w *world) lapse(d time.Duration) {
 // pass lets time pass without a tick.
 func (w *world) pass(d time.Duration) {
 	time.Sleep(d) //nolint:forbidigo // in a bubble this is how time passes
-	gone := min(d, store.WindTime)
+	gone := min(d, stallTakes)
 	switch {
 	case w.release != nil:
 		gone = min(gone, w.windup)
@@ -304,13 +312,13 @@ func (w *world) pass(d time.Duration) {
 		w.fast += gone
 		w.slow += gone
 	}
-	if d > store.WindTime {
-		w.grace = min(max(w.grace, 0)+d, store.MaxGrace)
+	if d > stallTakes {
+		w.grace = min(max(w.grace, 0)+d, graceMost)
 	}
 }
 
 func (w *world) stall() {
-	w.pass(store.WindTime + time.Duration(w.rnd.Int64N(int64(20*time.Second))))
+	w.pass(stallTakes + time.Duration(w.rnd.Int64N(int64(20*time.Second))))
 	w.look() // before anybody has noticed
 	if w.rnd.IntN(2) == 0 {
 		for k := range w.there {
@@ -322,7 +330,7 @@ func (w *world) stall() {
 
 func (w *world) hold() {
 	if w.release == nil {
-		w.release, w.windup = w.Hold(), store.WindTime
+		w.release, w.windup = w.Hold(), stallTakes
 		return
 	}
 	w.release()
@@ -477,6 +485,9 @@ func (w *world) relet(e, old *entry, begin time.Time, fast time.Duration) {
 	default: // another length: from now on, or until caches have forgotten the old
 		e.low = after(w.fast, e.ttl)
 		e.high = max(after(w.slow, e.ttl), old.high)
+		if e.high != forever {
+			e.high++ // see Lease.set
+		}
 		if old.ttl == 0 && e.ttl > 0 || !old.safe.IsZero() {
 			e.high = max(after(w.slow, e.ttl), w.slow+7*time.Second) // what the largest TTL allows
 		}
