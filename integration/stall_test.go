@@ -51,7 +51,7 @@ func (b *beater) beat(r *roster) error {
 		if err != nil {
 			return err
 		}
-		conn := c.(*net.TCPConn) //nolint:errcheck // what "tcp" gives
+		conn := c.(*net.TCPConn)
 		old := b.conn
 		b.conn = conn
 		go func() { // answers are read, and come to nothing

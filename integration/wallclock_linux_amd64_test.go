@@ -5,6 +5,7 @@ import (
 	le "encoding/binary"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -47,7 +48,7 @@ func TestWallClockSteps(t *testing.T) {
 	defer stop.Store(true)
 	g.Go(func() {
 		for !stop.Load() {
-			r.heartbeat(t, "web", "lives")
+			r.must(t, http.MethodPut, "/v1/services/web/instances/lives/heartbeat", "")
 			<-time.After(600 * time.Millisecond)
 		}
 	})
@@ -60,7 +61,7 @@ func TestWallClockSteps(t *testing.T) {
 		}
 		// That it has been stepped, its replies say.
 		until(t, 5*time.Second, "the wall clock's step", func() bool {
-			off := time.Until(r.heartbeat(t, "web", "lives").Expires) - step
+			off := time.Until(r.must(t, http.MethodPut, "/v1/services/web/instances/lives/heartbeat", "").Expires) - step
 			return off > 0 && off < 3*time.Second
 		})
 		if dying.Revision != revision+1 {
@@ -183,7 +184,7 @@ func trace(pid int, offset *atomic.Int64) error {
 		}
 		known[tid] = true
 		if ws.Stopped() {
-			if err := syscall.PtraceCont(tid, pass); err != nil && err != syscall.ESRCH { //nolint:errorlint // an Errno
+			if err := syscall.PtraceCont(tid, pass); err != nil && err != syscall.ESRCH {
 				return fmt.Errorf("go on: %w", err)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/rosterdns/roster/store"
 )
@@ -55,20 +56,17 @@ func (d *disk) Start(ctx context.Context, restore func(*store.Instance), apply f
 func (d *disk) Commit(ctx context.Context, events []store.Event) error {
 	f := d.next
 	d.next = sound
-	switch {
-	case f == refuses:
+	switch f {
+	case refuses:
 		return fmt.Errorf("%w: %w", store.ErrNotDurable, errDisk)
-	case f == waits:
+	case waits:
 		d.wait()
 	}
 	if d.inner != nil {
 		return d.inner.Commit(ctx, events)
 	}
 	if f == tears {
-		torn := &disk{records: map[string][]byte{}, revision: d.reached()}
-		for k, v := range d.records {
-			torn.records[k] = v
-		}
+		torn := &disk{records: maps.Clone(d.records), revision: d.reached()}
 		torn.write(events)
 		d.torn = torn
 		return fmt.Errorf("%w: %w", store.ErrNotDurable, errDisk)

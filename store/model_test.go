@@ -158,7 +158,7 @@ func (w *world) open() {
 	w.Registry = r
 	w.fast, w.slow, w.failed, w.grace, w.release = 0, 0, 0, 0, nil
 	store.Tick(r)
-	time.Sleep(1) //nolint:forbidigo // a tick at 0 counts for none
+	time.Sleep(time.Nanosecond) //nolint:forbidigo // a tick at 0 counts for none
 	w.fast, w.slow = 1, 1
 	store.Tick(r)
 }
@@ -307,7 +307,9 @@ func (w *world) pass(d time.Duration) {
 		w.fast += gone
 	case w.grace > 0:
 		w.fast += gone
-		w.grace -= d
+		if d <= stallTakes {
+			w.grace -= d
+		}
 	default:
 		w.fast += gone
 		w.slow += gone
@@ -458,7 +460,7 @@ func (w *world) register(k key) (moved int) {
 			e.status = old.status
 		}
 		e.cached = was.cached
-		w.relet(e, old, begin, fast)
+		w.relet(e, old, begin)
 		moved = 1
 	case old != nil: // two events: it ended, and it is there
 		moved = 2
@@ -473,7 +475,7 @@ func (w *world) register(k key) (moved int) {
 
 // relet works out the lease of e, which replaces old since a commit that began
 // then.
-func (w *world) relet(e, old *entry, begin time.Time, fast time.Duration) {
+func (w *world) relet(e, old *entry, begin time.Time) {
 	waited := time.Since(begin)
 	switch {
 	case e.ttl == old.ttl && old.safe.IsZero():
@@ -580,7 +582,7 @@ func (w *world) change(k key) (moved int) {
 	if b.Weight != nil {
 		e.held = nil
 	}
-	w.relet(e, &old, begin, fast)
+	w.relet(e, &old, begin)
 	return 1
 }
 
