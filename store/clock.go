@@ -111,6 +111,8 @@ func (c *clock) tick(real time.Duration) (lasted, extends time.Duration) {
 		if c.grace -= real - before; c.grace > 0 {
 			return 0, 0
 		}
+		c.counts.stood.Add(int64(-c.grace)) // it stood until this tick
+		c.grace = 0
 	}
 	// The clock must not stand for more than half of the time in which ticks
 	// come, or a server that is always short of time would keep the dead.

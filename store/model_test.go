@@ -150,7 +150,7 @@ func (w *world) fail(format string, args ...any) {
 
 func (w *world) open() {
 	if w.path != "" {
-		b, err := bolt.Open(w.path)
+		b, err := bolt.Open(w.path, bolt.Config{})
 		if err != nil {
 			w.Fatal(err)
 		}
