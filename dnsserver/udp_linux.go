@@ -140,6 +140,11 @@ type message struct {
 	_   [unsafe.Sizeof(uintptr(0)) - 4]byte
 }
 
+// niceness lets the rest of the server go before the loops where processors are
+// short: in a flood heartbeats and expiry get theirs, and what DNS has to drop
+// it drops in the kernel.
+const niceness = 5
+
 // threadName is what the threads of the loops are called.
 var threadName = []byte("dns-udp\x00")
 
@@ -172,6 +177,7 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn, c *counts) err
 		runtime.LockOSThread() // it ends with the goroutine
 		// For top -H and for benchmarks; without a name it works as well.
 		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&threadName[0])), 0, 0, 0)
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, niceness) // of this thread alone
 		ended <- l.run()
 	}()
 	select {

@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(steppedEnv) != "" {
 		os.Exit(m.Run()) // it has been built
 	}
+	if address := os.Getenv(floodEnv); address != "" {
+		os.Exit(flood(address))
+	}
 	dir, err := os.MkdirTemp("", "roster")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
