@@ -53,6 +53,9 @@ type Config struct {
 	// them over. The server takes copies; the caller closes its own.
 	Sockets []*os.File
 
+	// TLSSockets are such TCP sockets for DNS over TLS, which needs TLSConfig.
+	TLSSockets []*os.File
+
 	// Zone is the zone's name as [Zone] returns it. Default "service.".
 	Zone string
 
@@ -142,6 +145,7 @@ type Server struct {
 	tlsAddrs []netip.AddrPort
 	sockets  []net.PacketConn // UDP; Linux has one for each processor and address
 	streams  []*streams
+	shared   shared
 	keys     map[string]*TSIGKey // by name
 	ordinary *ordinary
 	batches  sync.Pool     // of *streamBatch
@@ -169,6 +173,11 @@ func New(cfg Config) (*Server, error) {
 	}
 	for _, f := range cfg.Sockets {
 		if err := s.inherit(f); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	for _, f := range cfg.TLSSockets {
+		if err := s.inheritTLS(f); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
@@ -251,9 +260,29 @@ func (s *Server) listenTLS(address string) error {
 	if err != nil {
 		return fmt.Errorf("listen for DNS over TLS (--dot): %w", err)
 	}
+	s.takeTLS(l)
+	return nil
+}
+
+func (s *Server) takeTLS(l net.Listener) {
 	bound := l.Addr().(*net.TCPAddr).AddrPort() //nolint:errcheck // what a TCP socket has
 	s.tlsAddrs = append(s.tlsAddrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
 	s.streams = append(s.streams, s.newStreams(l, overTLS))
+}
+
+// inheritTLS takes a socket for DNS over TLS that is bound already.
+func (s *Server) inheritTLS(f *os.File) error {
+	if s.cfg.TLSConfig == nil {
+		return fmt.Errorf("inherited socket %s: DNS over TLS needs a certificate; give --tls-cert and --tls-key", f.Name())
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return fmt.Errorf("inherited socket %s: %w", f.Name(), err)
+	}
+	if _, ok := l.Addr().(*net.TCPAddr); !ok {
+		return errors.Join(fmt.Errorf("inherited socket %s is no TCP socket; DNS over TLS needs one", f.Name()), l.Close())
+	}
+	s.takeTLS(l)
 	return nil
 }
 

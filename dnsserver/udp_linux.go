@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -158,6 +159,10 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn, c *counts) err
 		return fmt.Errorf("serve DNS over UDP: %w", err)
 	}
 	defer unix.Close(fd)
+	defer s.shared.share(pc, func() (*os.File, error) {
+		copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		return os.NewFile(uintptr(copied), "dns"), err // it blocks, so Go's poller has nothing to do with it
+	})()
 	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("serve DNS over UDP: eventfd: %w", err)

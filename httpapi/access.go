@@ -30,6 +30,9 @@ func (s *Server) access(next http.Handler) http.Handler {
 			id = []string{ids.next()}
 		}
 		w.Header()[requestIDHeader] = id
+		if s.retiring.Load() {
+			w.Header().Set("Connection", "close")
+		}
 		if leveled == nil || !leveled.IsLevelEnabled(logrus.DebugLevel) {
 			next.ServeHTTP(w, r)
 			return

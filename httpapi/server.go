@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -124,6 +125,7 @@ type Server struct {
 	registry *store.Registry
 	listener net.Listener
 	ready    atomic.Bool
+	retiring atomic.Bool
 	attempts attempts
 	requests requests
 	batches  sync.Pool // of *batch
@@ -174,6 +176,20 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Close releases the listener of a server that was never served.
 func (s *Server) Close() error { return s.listener.Close() }
+
+// Socket returns a copy of the listener's socket, on which another server may
+// go on; the caller closes it. It works until Serve is to end.
+func (s *Server) Socket() (*os.File, error) {
+	l, ok := s.listener.(interface{ File() (*os.File, error) })
+	if !ok {
+		return nil, fmt.Errorf("copy the socket of HTTP: a %T has no file", s.listener)
+	}
+	return l.File()
+}
+
+// Retire ends each connection with its next response, so that when Serve is to
+// end soon after, hardly a client has a request on its way over one.
+func (s *Server) Retire() { s.retiring.Store(true) }
 
 // Serve answers until ctx is done, then finishes the requests under way and
 // returns when every goroutine it started has ended. An error is of a listener
