@@ -151,7 +151,9 @@ func (f *fleet) judge(t *testing.T, limit time.Duration) {
 	if len(f.took) == 0 {
 		t.Fatal("no heartbeat was answered")
 	}
-	at := func(q float64) time.Duration { return f.took[int(q*float64(len(f.took)-1))].Round(10 * time.Microsecond) }
+	at := func(q float64) time.Duration {
+		return f.took[int(q*float64(len(f.took)-1))].Round(10 * time.Microsecond)
+	}
 	t.Logf("%d heartbeats: median %v, p99 %v, p99.9 %v, the longest %v; %d sent again on a new connection, %d failed, %d instances expired",
 		len(f.took), at(0.5), at(0.99), at(0.999), at(1), f.closed, len(f.wrong), f.expired.Load())
 	if p99 := at(0.99); p99 > limit {

@@ -45,6 +45,11 @@ type Config struct {
 	// Default: nothing.
 	WeightsFailed func(error)
 
+	// Standing has the lease clock stand until Run is called: for a server that
+	// reads what another has stored while that one still answers, and takes
+	// heartbeats later. Default: it goes from the end of Open on.
+	Standing bool
+
 	// Stalled is called, from the goroutines of [Registry.Run], when the server
 	// has not run, or not enough of it, for a while: how long that lasted, and
 	// by how much all leases have been extended for it. Default: nothing.
@@ -127,7 +132,9 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 	}
 	r.revision.Store(uint64(at))
 	r.feed = newFeed(r.cfg.History, at)
-	r.clock.start()
+	if !cfg.Standing {
+		r.clock.start()
+	}
 	return r, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,11 +25,16 @@ type metricsServer struct {
 }
 
 // openMetrics binds the address of --metrics, so that a port in use is known at
-// once.
-func (f *serveFlags) openMetrics(log logrus.FieldLogger) (*metricsServer, error) {
+// once, unless it is inherited.
+func (f *serveFlags) openMetrics(inherited *os.File, log logrus.FieldLogger) (*metricsServer, error) {
 	m := &metricsServer{registry: newMetrics(), log: log}
 	if f.metrics == "" {
 		return m, nil
+	}
+	if inherited != nil {
+		var err error
+		m.listener, err = listener(inherited)
+		return m, err
 	}
 	l, err := net.Listen("tcp", f.metrics)
 	if err != nil {

@@ -36,7 +36,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
-			e.Values[serverKey{}] = &server{}
+			e.Values[serverKey{}] = &background{}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -60,8 +60,8 @@ func ends(ts *testscript.TestScript, status int, args []string) {
 	}
 }
 
-// server is the one in the background.
-type server struct {
+// background is the server in the background.
+type background struct {
 	cmd    *exec.Cmd
 	line   string
 	stderr bytes.Buffer
@@ -69,11 +69,11 @@ type server struct {
 
 type serverKey struct{}
 
-func current(ts *testscript.TestScript) *server { return ts.Value(serverKey{}).(*server) }
+func current(ts *testscript.TestScript) *background { return ts.Value(serverKey{}).(*background) }
 
 func serveScript(ts *testscript.TestScript, _ bool, args []string) {
 	s := current(ts)
-	*s = server{}
+	*s = background{}
 	env := os.Environ()
 	for len(args) > 0 && strings.HasPrefix(args[0], "ROSTER_") {
 		env, args = append(env, args[0]), args[1:]

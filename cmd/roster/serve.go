@@ -14,12 +14,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
-	"github.com/rosterdns/roster/dnsserver"
-	"github.com/rosterdns/roster/httpapi"
 	"github.com/rosterdns/roster/httpapi/check"
 	"github.com/rosterdns/roster/store"
 	"github.com/rosterdns/roster/store/bolt"
@@ -48,135 +46,108 @@ func serveCommand() *cobra.Command {
 	return cmd
 }
 
-// serve runs the server until ctx is done. The ready line goes to stdout, the
-// log to stderr.
-func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) (err error) {
-	sockets, err := inherited()
+// serve runs the server until ctx is done, or until another process has taken
+// over. The ready line goes to stdout, the log to stderr.
+func serve(ctx context.Context, f *serveFlags, stdout, stderr io.Writer) error {
+	// A pipe that nobody reads any more is no reason to end: of the ready line,
+	// of the log, or to a process that was to take over and has ended.
+	signal.Ignore(syscall.SIGPIPE)
+	upgrades := make(chan os.Signal, 1)
+	if len(upgradeSignals) > 0 {
+		signal.Notify(upgrades, upgradeSignals...)
+		defer signal.Stop(upgrades)
+	}
+	in, from, err := inherited()
+	defer in.close()
 	if err != nil {
 		return err
 	}
-	defer sockets.close()
-	if sockets.http != nil {
-		f.http = sockets.http.Addr().String()
+	p, err := f.plan(in, stderr)
+	if err != nil {
+		return err
+	}
+	signal.Notify(p.hup, syscall.SIGHUP)
+	defer signal.Stop(p.hup)
+	defer tuneCollector()()
+	var before former
+	if from != nil {
+		before = from
+	}
+	s, err := p.start(ctx, in, before)
+	if err != nil {
+		return err
+	}
+	in.close() // it has copies
+	if _, err := fmt.Fprintln(stdout, s.readyLine()); err != nil {
+		p.log.WithError(err).Warn("nobody reads the ready line")
+	}
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // where systemd did not start it, it does nothing
+	return s.untilEnded(ctx, upgrades)
+}
+
+// untilEnded returns when the server has ended, or has handed over.
+func (s *server) untilEnded(ctx context.Context, upgrades <-chan os.Signal) error {
+	for {
+		select {
+		case <-s.ctx.Done():
+			s.log.WithFields(logrus.Fields{"instances": s.registry.Len()}).Info("stopping")
+			_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+			return s.wait()
+		case <-upgrades:
+		}
+		again, err := s.handOver(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, new(fatalError)):
+			return errors.Join(err, s.wait())
+		case ctx.Err() == nil:
+			s.log.WithError(err).Error("the upgrade failed; this process goes on")
+		}
+		if again != nil {
+			s = again
+		}
+	}
+}
+
+// plan makes of the flags, and of the files that they name, what is to be
+// served.
+func (f *serveFlags) plan(in sockets, stderr io.Writer) (*plan, error) {
+	if in.http != nil {
+		l, err := listener(in.http)
+		if err != nil {
+			return nil, err
+		}
+		f.http = l.Addr().String()
+		if err := l.Close(); err != nil {
+			return nil, err
+		}
 	}
 	if err := f.check(); err != nil {
-		return usageError{err}
+		return nil, usageError{err}
 	}
-	log, err := f.logger(stderr)
-	if err != nil {
-		return usageError{err}
+	p := &plan{flags: f, hup: make(chan os.Signal, 1)}
+	var err error
+	if p.log, err = f.logger(stderr); err != nil {
+		return nil, usageError{err}
 	}
-	zone, servers, reverse, err := f.zones()
-	if err != nil {
-		return usageError{err}
+	if p.zone, p.servers, p.reverse, err = f.zones(); err != nil {
+		return nil, usageError{err}
 	}
-	secret, _ := f.cookieSecret() // which check has checked
-	checkAllow, err := check.ParseAllow(f.checkAllow)
-	if err != nil {
-		return usageError{fmt.Errorf("--check-allow: %w", err)}
+	p.secret, _ = f.cookieSecret() // which check has checked
+	if p.checkAllow, err = check.ParseAllow(f.checkAllow); err != nil {
+		return nil, usageError{fmt.Errorf("--check-allow: %w", err)}
 	}
-	transfers, err := f.transfers()
-	if err != nil {
-		return err
+	if p.transfers, err = f.transfers(); err != nil {
+		return nil, err
 	}
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	files, err := f.openReloadable()
-	if err != nil {
-		return err
+	if p.files, err = f.openReloadable(); err != nil {
+		return nil, err
 	}
 	if f.tokens != "" && f.tlsCert == "" && !isLoopback(f.http) {
-		log.Warnf("tokens pass over the network in the clear: --http %s has no TLS (--tls-cert)", f.http)
+		p.log.Warnf("tokens pass over the network in the clear: --http %s has no TLS (--tls-cert)", f.http)
 	}
-	metrics, err := f.openMetrics(log)
-	if err != nil {
-		return err
-	}
-	defer metrics.close()
-	backend, err := openBackend(f.store, log)
-	if err != nil {
-		return err
-	}
-	reserved := dnsserver.Reserved(zone, servers)
-	registry, err := store.Open(ctx, backend, store.Config{
-		Reserved:  reserved,
-		MaxTTL:    time.Duration(f.maxTTL) * time.Second,
-		Derive:    dnsserver.Compile(zone),
-		Addresses: reverse,
-		Stalled:   func(lasted, extended time.Duration) { logStall(log, lasted, extended) },
-	})
-	if err != nil {
-		return errors.Join(err, backend.Close())
-	}
-	warnReserved(log, registry, reserved)
-	defer func() { err = errors.Join(err, registry.Close()) }()
-	defer tuneCollector()()
-
-	if len(sockets.dns) > 0 {
-		f.dns = nil
-	}
-	d, err := dnsserver.New(dnsserver.Config{
-		Registry:    registry,
-		Listen:      f.dns,
-		TLS:         f.dot,
-		TLSConfig:   files.dnsTLS(),
-		Sockets:     sockets.dns,
-		Zone:        zone,
-		Reverse:     reverse,
-		NameServers: servers,
-		MaxTTL:      f.maxTTL,
-		NegativeTTL: f.negativeTTL,
-		EDNSSize:    f.ednsSize,
-		NSID:        f.identity(),
-		Version:     "roster " + version(),
-		Transfer:    transfers.acl,
-		Notify:      transfers.notify,
-		Keys:        transfers.keys,
-		Log:         log,
-
-		RRL:          f.rrl,
-		CookieSecret: secret,
-	})
-	if err != nil {
-		return err
-	}
-	h, err := httpapi.New(httpapi.Config{
-		Registry:   registry,
-		Listen:     f.http,
-		Listener:   sockets.http,
-		TLS:        files.httpTLS(),
-		Rights:     files.httpRights(),
-		DNS:        f.dnsOverHTTPS(d),
-		Name:       func(i *store.Instance) string { return dnsserver.InstanceName(i, zone) },
-		CheckAllow: checkAllow,
-		Metrics:    metrics.forHTTP(),
-		Backup:     backupOf(backend),
-		Log:        log,
-	})
-	if err != nil {
-		return errors.Join(err, d.Close())
-	}
-	metrics.registry.MustRegister(collector{registry, d, h, backend})
-
-	checks := check.New(check.Config{Registry: registry, Allow: checkAllow, Log: log})
-
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return registry.Run(ctx) })
-	g.Go(func() error { return d.Serve(ctx) })
-	g.Go(func() error { return h.Serve(ctx) })
-	g.Go(func() error { return metrics.serve(ctx) })
-	g.Go(func() error { files.run(ctx, hup, log); return nil })
-	g.Go(func() error { return checks.Run(ctx) })
-	if _, err := fmt.Fprintln(stdout, readyLine(f, zone, d, h)+metrics.where()); err != nil {
-		log.WithError(err).Warn("nobody reads the ready line")
-	}
-	g.Go(func() error {
-		<-ctx.Done()
-		log.WithFields(logrus.Fields{"instances": registry.Len()}).Info("stopping")
-		return nil
-	})
-	return g.Wait()
+	return p, nil
 }
 
 // warnReserved says which services an earlier run took in that this one would
@@ -211,14 +182,24 @@ func tuneCollector() (release func()) {
 	return func() { runtime.KeepAlive(floor) }
 }
 
-// logTrouble says that the store's file cannot be written, or, with nil, that
-// it can again.
-func logTrouble(log logrus.FieldLogger, err error) {
+// logSweep says that removals have begun to fail, or, with nil, that they work
+// again.
+func logSweep(log logrus.FieldLogger, err error) {
 	if err == nil {
-		log.Info("the store can be written again: registrations are taken")
+		log.Info("ended instances are being removed from the store again")
 		return
 	}
-	log.WithError(err).Error("the store cannot be written: registrations get 503; DNS and heartbeats go on")
+	log.WithError(err).Error("ended instances are out of every answer, but stay in the store until it can be written")
+}
+
+// logWeights says that weights have begun to wait for the store, or, with nil,
+// that they no longer do.
+func logWeights(log logrus.FieldLogger, err error) {
+	if err == nil {
+		log.Info("weights that heartbeats bring are being stored again")
+		return
+	}
+	log.WithError(err).Error("weights that heartbeats brought wait until the store can be written; the ones before stay in force")
 }
 
 // longStall is how long a stall lasts that the log tells of at all levels;
@@ -236,25 +217,17 @@ func logStall(log logrus.FieldLogger, lasted, extended time.Duration) {
 }
 
 // openBackend opens what --store names.
-func openBackend(spec string, log logrus.FieldLogger) (store.Backend, error) {
+func openBackend(spec string) (store.Backend, error) {
 	scheme, rest, _ := strings.Cut(spec, ":")
 	switch {
 	case scheme == "bolt" && rest != "":
-		return bolt.Open(rest, bolt.Config{Trouble: func(err error) { logTrouble(log, err) }})
+		return bolt.Open(rest)
 	case scheme == "memory":
 		return openMemory(rest)
 	case scheme == "etcd":
 		return nil, usageError{fmt.Errorf("--store %s: this version of roster has no etcd store; use bolt:PATH", spec)}
 	}
 	return nil, usageError{fmt.Errorf("--store %s: neither bolt:PATH nor memory: was given", spec)}
-}
-
-// backupOf returns how the backend is backed up, nil where it cannot be.
-func backupOf(b store.Backend) func(io.Writer) error {
-	if b, ok := b.(interface{ Backup(w io.Writer) error }); ok {
-		return b.Backup
-	}
-	return nil
 }
 
 // openMemory makes a store that keeps nothing. memory:N begins at that
@@ -272,19 +245,19 @@ func openMemory(at string) (store.Backend, error) {
 	return m, nil
 }
 
-func readyLine(f *serveFlags, zone string, d *dnsserver.Server, h *httpapi.Server) string {
+func (s *server) readyLine() string {
 	var addrs []string
-	for _, a := range d.Addrs() {
+	for _, a := range s.dns.Addrs() {
 		addrs = append(addrs, a.String())
 	}
 	dot := strings.Builder{}
-	for _, a := range d.TLSAddrs() {
+	for _, a := range s.dns.TLSAddrs() {
 		fmt.Fprintf(&dot, ", %s (TLS)", a)
 	}
 	scheme := "http"
-	if f.tlsCert != "" {
+	if s.flags.tlsCert != "" {
 		scheme = "https"
 	}
-	return fmt.Sprintf("roster is ready: zone %s on DNS %s (UDP and TCP)%s, HTTP API on %s://%s, store %s",
-		zone, strings.Join(addrs, ", "), dot.String(), scheme, h.Addr(), f.store)
+	return fmt.Sprintf("roster is ready: zone %s on DNS %s (UDP and TCP)%s, HTTP API on %s://%s, store %s%s",
+		s.zone, strings.Join(addrs, ", "), dot.String(), scheme, s.http.Addr(), s.flags.store, s.metrics.where())
 }

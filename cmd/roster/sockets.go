@@ -5,43 +5,102 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
 )
 
-// sockets are those that systemd's socket activation has handed over: the one
-// whose FileDescriptorName= is http is for the HTTP API, all others are for DNS.
-// They take the place of --http and --dns.
+// sockets are sockets that are bound already: systemd's socket activation has
+// handed them over, or the server before this one has. They take the place of
+// --dns, --dot, --http and --metrics. Whoever uses one makes a copy.
 type sockets struct {
-	dns  []*os.File
-	http net.Listener // nil: none
+	dns, dot      []*os.File
+	http, metrics *os.File // nil: none
 }
 
+// The names by which sockets are handed over (FileDescriptorName=); all others
+// are for DNS.
+const (
+	socketHTTP    = "http"
+	socketDoT     = "dot"
+	socketMetrics = "metrics"
+	socketDNS     = "dns"
+)
+
 // inherited takes what was handed over, once: programs that this one starts do
-// not get it.
-func inherited() (sockets, error) {
-	var s sockets
+// not get it. Where a server hands over to this one, it also returns the way
+// to talk to that.
+func inherited() (s sockets, from *predecessor, err error) {
+	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
+	if slices.Contains(names, handoverIn) && os.Getenv("LISTEN_PID") == "" {
+		// It could not know our process ID.
+		if err := os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())); err != nil {
+			return s, nil, err
+		}
+	}
+	var in, out *os.File
 	for _, f := range activation.Files(true) {
-		if f.Name() != "http" {
+		only := (**os.File)(nil) // where there may be but one of the name
+		switch f.Name() {
+		case socketHTTP:
+			only = &s.http
+		case socketMetrics:
+			only = &s.metrics
+		case handoverIn:
+			only = &in
+		case handoverOut:
+			only = &out
+		case socketDoT:
+			s.dot = append(s.dot, f)
+			continue
+		default:
 			s.dns = append(s.dns, f)
 			continue
 		}
-		l, err := net.FileListener(f)
-		if err == nil && s.http != nil {
-			err = errors.New("there are two of that name; the API has one address")
+		if *only != nil {
+			err = errors.Join(err, fmt.Errorf("inherited socket %s: there are two of that name; it has one address", f.Name()))
 		}
-		if err != nil {
-			return s, fmt.Errorf("inherited socket http: %w", err)
-		}
-		s.http = l
-		_ = f.Close() // the listener has a copy
+		*only = f
 	}
-	return s, nil
+	if in != nil && out != nil {
+		from = newPredecessor(in, out)
+	}
+	return s, from, err
 }
 
-// close releases what the DNS server has made copies of.
+// files returns all of them, with their names.
+func (s sockets) files() (files []*os.File, names []string) {
+	add := func(name string, some ...*os.File) {
+		for _, f := range some {
+			if f != nil {
+				files, names = append(files, f), append(names, name)
+			}
+		}
+	}
+	add(socketDNS, s.dns...)
+	add(socketDoT, s.dot...)
+	add(socketHTTP, s.http)
+	add(socketMetrics, s.metrics)
+	return files, names
+}
+
 func (s sockets) close() {
-	for _, f := range s.dns {
+	files, _ := s.files()
+	for _, f := range files {
 		_ = f.Close()
 	}
+}
+
+// listener returns a listener on a copy of the socket, nil for none.
+func listener(f *os.File) (net.Listener, error) {
+	if f == nil {
+		return nil, nil
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("inherited socket %s: %w", f.Name(), err)
+	}
+	return l, nil
 }
