@@ -11,18 +11,6 @@ import (
 // written. To set one costs as much as a heartbeat, so it is put off until it
 // matters.
 
-// thriftyListener accepts connections that put their deadlines off.
-type thriftyListener struct{ net.Listener }
-
-// Accept implements [net.Listener].
-func (l thriftyListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &thriftyConn{Conn: c}, nil
-}
-
 // thriftyConn sets a deadline only when somebody reads or writes under it. To
 // who uses it there is no difference, but that a write may end up to a second
 // before its deadline.

@@ -11,7 +11,6 @@ package httpapi
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -27,7 +26,6 @@ import (
 
 	"github.com/gorilla/mux"
 	"github.com/sirupsen/logrus"
-	"golang.org/x/net/netutil"
 
 	"github.com/rosterdns/roster/httpapi/check"
 	"github.com/rosterdns/roster/store"
@@ -73,9 +71,11 @@ type Config struct {
 	// read. Default: there is nothing to back up.
 	Backup func(io.Writer) error
 
-	// MaxConns bounds the open connections; more wait to be accepted. Default
-	// 32768.
-	MaxConns int
+	// MaxConns bounds the open connections, and MaxConnsPerClient those of one
+	// client among them, an IPv4 address or IPv6 /64. Where more come, those go
+	// that have waited for a request for the longest; where none does, the
+	// newcomer. Defaults 32768, and a quarter of MaxConns.
+	MaxConns, MaxConnsPerClient int
 
 	// MaxWatchers bounds the watches that are open, streams of events and GETs
 	// that wait: more get 503. Default 16384.
@@ -95,6 +95,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxConns == 0 {
 		c.MaxConns = 32768
+	}
+	if c.MaxConnsPerClient == 0 {
+		c.MaxConnsPerClient = max(c.MaxConns/4, 1)
 	}
 	if c.MaxWatchers == 0 {
 		c.MaxWatchers = 16384
@@ -117,6 +120,7 @@ const (
 	writeTimeout  = 30 * time.Second
 	idleTimeout   = 2 * time.Minute
 	stopTime      = 5 * time.Second
+	freshTime     = 250 * time.Millisecond // at the end, for connections from which no request has come yet
 )
 
 // Server is the API on one listener.
@@ -124,6 +128,7 @@ type Server struct {
 	cfg      Config
 	registry *store.Registry
 	listener net.Listener
+	conns    *connections
 	ready    atomic.Bool
 	retiring atomic.Bool
 	attempts attempts
@@ -141,7 +146,7 @@ func New(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
 	if cfg.Listener != nil {
 		s := newServer(cfg)
-		s.listener = cfg.Listener
+		s.listenOn(cfg.Listener)
 		return s, nil
 	}
 	network := "tcp"
@@ -153,8 +158,13 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("listen for HTTP (--http): %w", err)
 	}
 	s := newServer(cfg)
-	s.listener = l
+	s.listenOn(l)
 	return s, nil
+}
+
+func (s *Server) listenOn(l net.Listener) {
+	s.listener = l
+	s.conns = newConnections(l, s.cfg.MaxConns, s.cfg.MaxConnsPerClient)
 }
 
 // newServer makes a server without a listener.
@@ -209,29 +219,31 @@ func (s *Server) Serve(ctx context.Context) error {
 	h.Protocols.SetHTTP1(true)
 	h.Protocols.SetHTTP2(true)
 	h.Protocols.SetUnencryptedHTTP2(true) // what clients of DNS over HTTPS speak without TLS
-	stopped := make(chan struct{})
+	h.ConnState = s.conns.note
 	stop := context.AfterFunc(ctx, func() {
-		defer close(stopped)
 		s.ready.Store(false)
-		s.hub.stop()
-		defer s.hub.running.Wait()
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
-		defer cancel()
-		if err := h.Shutdown(end); err != nil {
-			s.cfg.Log.WithError(err).Warn("some HTTP requests were still open at the end and were cut off")
-			_ = h.Close()
-		}
+		s.Retire()
+		_ = s.conns.Close() // so that Serve ends, and nothing else yet
 	})
+	defer stop()
 	s.ready.Store(true)
-	err := s.serve(h, thriftyListener{netutil.LimitListener(s.listener, s.cfg.MaxConns)})
-	if errors.Is(err, http.ErrServerClosed) {
-		<-stopped
-		return nil
+	err := s.serve(h, s.conns)
+	if ctx.Err() != nil {
+		err = nil
+		s.conns.settle(freshTime)
 	}
-	stop()
 	s.hub.stop()
-	s.hub.running.Wait()
-	return fmt.Errorf("serve HTTP: %w", err)
+	defer s.hub.running.Wait()
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	if h.Shutdown(end) != nil {
+		s.cfg.Log.Warnf("some HTTP requests were still open %v after the end and were cut off", stopTime)
+		_ = h.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("serve HTTP: %w", err)
+	}
+	return nil
 }
 
 func (s *Server) serve(h *http.Server, l net.Listener) error {

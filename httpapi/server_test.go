@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -639,44 +638,5 @@ func TestSocket(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("a header of 64 KiB: %s", resp.Status)
-	}
-}
-
-// Connections over the cap wait until one goes, and are then served.
-func TestConnectionCap(t *testing.T) {
-	r, _ := storetest.Open(t, memory, store.Config{})
-	s := serve(t, r, 1)
-	dial := func() net.Conn {
-		c, err := net.Dial("tcp", s.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.Write([]byte("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")); err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	answered := func(c net.Conn) error {
-		_, err := c.Read(make([]byte, 1))
-		return err
-	}
-	first := dial()
-	if err := answered(first); err != nil {
-		t.Fatal(err)
-	}
-	second := dial()
-	defer second.Close()
-	if err := second.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
-		t.Fatal(err)
-	}
-	if answered(second) == nil {
-		t.Error("a second connection was served beside the first")
-	}
-	first.Close()
-	if err := second.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	if err := answered(second); err != nil {
-		t.Errorf("the second connection was not served after the first went: %v", err)
 	}
 }

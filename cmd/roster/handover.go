@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/sirupsen/logrus"
 )
 
 // An upgrade without a lost query: SIGUSR2 has the server start its program
@@ -123,9 +124,7 @@ func startSuccessor(in sockets) (*successor, error) {
 	// By the name it was called by: /usr/bin/roster may be another file now.
 	program, err := exec.LookPath(os.Args[0])
 	if err != nil {
-		if program, err = os.Executable(); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	hear, theirOut, err := os.Pipe()
 	if err != nil {
@@ -220,22 +219,39 @@ func (s *server) handOver(ctx context.Context) (again *server, err error) {
 		return nil, fmt.Errorf("%s, started anew: %w", c.Path, err)
 	}
 	s.log.Infof("an upgrade: %s (process %d) takes over", c.Path, c.Process.Pid)
-	begin := time.Now()
-	err = s.takeNoMore()
+	var steps laps
+	err = s.takeNoMore(&steps)
 	if err == nil {
 		c.say(sayFree)
 		err = c.await(ctx, sayAnswering, loadTime)
 	}
+	steps.add("load")
 	if err != nil {
 		c.end()
 		return s.takeBack(ctx, in, fmt.Errorf("%s, started anew: %w", c.Path, err))
 	}
 	s.answering.end()
+	steps.add("silent")
 	// systemd is to know whom to watch before this process ends.
 	_, _ = daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d", c.Process.Pid))
 	c.say(saySilent)
-	s.log.Infof("handed over to process %d in %v", c.Process.Pid, time.Since(begin).Round(time.Millisecond))
+	s.log.WithFields(steps.fields).Infof("handed over to process %d", c.Process.Pid)
 	return nil, s.wait()
+}
+
+// laps are how long the steps of a hand-over took, for the log.
+type laps struct {
+	last   time.Time
+	fields logrus.Fields
+}
+
+func (l *laps) add(step string) {
+	now := time.Now()
+	if l.fields == nil {
+		l.fields = logrus.Fields{}
+	}
+	l.fields[step] = now.Sub(l.last).Round(time.Millisecond).String()
+	l.last = now
 }
 
 // takeBack goes on after a hand-over that failed for the reason given.

@@ -214,14 +214,18 @@ const retireTime = 2 * time.Second
 // takeNoMore ends everything but DNS, which goes on from memory: nothing is
 // registered or renewed any more, and as the lease clock stands from then on,
 // nothing ends. Then it closes the store.
-func (s *server) takeNoMore() error {
+func (s *server) takeNoMore(steps *laps) error {
 	s.http.Retire()
 	select {
 	case <-s.ctx.Done():
 	case <-time.After(retireTime):
 	}
+	steps.last = time.Now()
 	s.taking.end()
-	return s.registry.Close()
+	steps.add("finish")
+	err := s.registry.Close()
+	steps.add("close")
+	return err
 }
 
 // letGo implements [former]: takeNoMore has been called.
