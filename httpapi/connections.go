@@ -199,11 +199,12 @@ func (l *connections) note(nc net.Conn, state http.ConnState) {
 	}
 }
 
-// count returns how many are open.
-func (l *connections) count() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.open)
+// Connections returns how many connections are open, and how many have been
+// closed because there were too many.
+func (s *Server) Connections() (open int, closed uint64) {
+	s.conns.mu.Lock()
+	defer s.conns.mu.Unlock()
+	return len(s.conns.open), s.conns.closed.Load()
 }
 
 // settle waits until each connection has sent a request, but not for longer

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/rosterdns/roster/store"
 )
@@ -112,14 +113,34 @@ func (h *hub) beginLocked() error {
 // run hands out the events of a subscription until it is no longer the hub's.
 func (h *hub) run(sub *store.Subscription) {
 	var last store.Revision
+	woken := 0
 	for sub != nil {
 		for e := range sub.C {
-			if !h.handOut(sub, &e) {
+			n, ok := h.handOut(sub, &e)
+			if !ok {
 				return
 			}
 			last = e.Revision
+			if woken += n; len(sub.C) == 0 {
+				rest(woken)
+				woken = 0
+			}
 		}
 		sub, last = h.resume(sub, last)
+	}
+}
+
+// Thousands of watchers of a service that changes all the time would keep the
+// processors to themselves: each takes its event by itself. So the hub rests
+// after it has woken some, and what comes meanwhile goes to each in one piece.
+const (
+	restEach = 20 * time.Microsecond // about what one costs
+	restMost = 100 * time.Millisecond
+)
+
+func rest(woken int) {
+	if d := time.Duration(woken) * restEach; d > time.Millisecond {
+		<-time.After(min(d, restMost))
 	}
 }
 
@@ -146,28 +167,34 @@ func (h *hub) resume(old *store.Subscription, last store.Revision) (*store.Subsc
 	return sub, last
 }
 
-func (h *hub) handOut(sub *store.Subscription, e *store.Event) bool {
+// handOut hands out an event, unless the subscription is no longer the hub's,
+// and returns how many watchers that has woken.
+func (h *hub) handOut(sub *store.Subscription, e *store.Event) (woken int, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.sub != sub {
-		return false
+		return 0, false
 	}
-	h.handOutLocked(e)
-	return true
+	return h.handOutLocked(e), true
 }
 
-func (h *hub) handOutLocked(e *store.Event) {
+func (h *hub) handOutLocked(e *store.Event) (woken int) {
 	m := &message{event: e}
 	for _, service := range []string{"", e.Instance().Service} {
 		for w := range h.watchers[service] {
 			if m.text == nil && w.wants == nil {
 				m.text = h.words(e)
 			}
-			if w.take(m) {
+			poked, tooMany := w.take(m)
+			if poked {
+				woken++
+			}
+			if tooMany {
 				h.cut.Add(1)
 			}
 		}
 	}
+	return woken
 }
 
 func (h *hub) endLocked() {

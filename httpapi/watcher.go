@@ -76,17 +76,18 @@ var (
 	errEnded  = errors.New("the server stops")
 )
 
-// take gives the watcher an event, and reports whether that was one too many.
-func (w *watcher) take(m *message) (tooMany bool) {
+// take gives the watcher an event, and reports whether that has woken it, and
+// whether it was one too many.
+func (w *watcher) take(m *message) (woken, tooMany bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.state != watching || w.knowsLocked(m.event) || !w.sees(m.event.Instance().Service) {
-		return false
+		return false, false
 	}
 	switch {
 	case w.wants != nil:
 		if !w.wants(m.event) {
-			return false
+			return false, false
 		}
 		w.state = changed
 	case len(w.queue) == maxQueue:
@@ -99,8 +100,9 @@ func (w *watcher) take(m *message) (tooMany bool) {
 	}
 	if len(w.queue) <= 1 {
 		w.pokeLocked()
+		woken = true
 	}
-	return w.state == lagged
+	return woken, w.state == lagged
 }
 
 // knowsLocked reports whether the client has seen what the event did.

@@ -2,7 +2,10 @@ package integration
 
 import (
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -17,33 +20,31 @@ import (
 	"golang.org/x/net/ipv4"
 )
 
-// floodEnv makes the test's program a flood of DNS queries to the address that
-// it has: a process of its own, as it would be for a real server.
+// floodEnv makes the test's program a flood, of the kind and to the address that
+// it has, as in dns=127.0.0.1:53: a process of its own, as it would be for a real
+// server.
 const floodEnv = "ROSTER_TEST_FLOOD"
 
 // floodMost is how long a flood lasts at most, whatever becomes of the test.
 const floodMost = 2 * time.Minute
 
-// flood sends queries from 8 sockets as fast as they can, and reads no answer,
-// until SIGTERM.
-func flood(address string) int {
-	var sent atomic.Uint64
+// flood floods until SIGTERM and prints how much was sent.
+func flood(what string) int {
+	kind, address, _ := strings.Cut(what, "=")
+	if a, err := netip.ParseAddrPort(address); err != nil || !a.Addr().IsLoopback() {
+		fmt.Fprintln(os.Stderr, "flood: not to", address)
+		return 1
+	}
+	var sent atomic.Int64
 	var stop atomic.Bool
 	var g sync.WaitGroup
-	for k := range 8 {
-		conn, err := net.Dial("udp", address)
-		if err != nil || !conn.RemoteAddr().(*net.UDPAddr).IP.IsLoopback() {
-			fmt.Fprintln(os.Stderr, "flood:", conn, err)
-			return 1
-		}
-		g.Go(func() {
-			batch := floodQueries(uint16(k))
-			pc := ipv4.NewPacketConn(conn.(*net.UDPConn))
-			for !stop.Load() {
-				n, _ := pc.WriteBatch(batch, 0) // where nobody listens, it goes on
-				sent.Add(uint64(max(n, 0)))
-			}
-		})
+	switch kind {
+	case "dns":
+		floodDNS(address, &g, &stop, &sent)
+	case "http":
+		floodHTTP(address, &g, &stop, &sent)
+	case "watch":
+		floodWatch(address, &g, &stop, &sent)
 	}
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM)
@@ -52,9 +53,113 @@ func flood(address string) int {
 	case <-time.After(floodMost):
 	}
 	stop.Store(true)
-	g.Wait()
 	fmt.Println(sent.Load())
+	if kind == "dns" { // the others end with the process
+		g.Wait()
+	}
 	return 0
+}
+
+// floodDNS sends queries from 8 sockets as fast as they can, and reads no
+// answer.
+func floodDNS(address string, g *sync.WaitGroup, stop *atomic.Bool, sent *atomic.Int64) {
+	for k := range 8 {
+		conn, err := net.Dial("udp", address)
+		if err != nil {
+			panic(err)
+		}
+		g.Go(func() {
+			batch := floodQueries(uint16(k))
+			pc := ipv4.NewPacketConn(conn.(*net.UDPConn))
+			for !stop.Load() {
+				n, _ := pc.WriteBatch(batch, 0) // where nobody listens, it goes on
+				sent.Add(int64(max(n, 0)))
+			}
+		})
+	}
+}
+
+// The beginnings of requests that never end, the last with nearly as much body
+// as is allowed.
+var endless = []string{
+	"",
+	"PUT /v1/services/x/instances/a HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+	"GET /v1/services HTTP/1.1\r\nHost: localhost\r\n\r\n",
+	"PUT /v1/services/x/instances/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65000\r\n\r\n" + strings.Repeat(" ", 64_000),
+	"POST /v1/heartbeats HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n" + strings.Repeat(" ", 1_000_000),
+}
+
+// floodHTTP keeps 4,000 connections open from four addresses, each with the
+// beginning of a request, opened again as soon as they are closed; and has 64
+// more register as fast as they can.
+func floodHTTP(address string, g *sync.WaitGroup, stop *atomic.Bool, sent *atomic.Int64) {
+	for k := range 4_000 {
+		g.Go(func() {
+			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(k%4+1))}, Timeout: 10 * time.Second}
+			buf := make([]byte, 512)
+			for !stop.Load() {
+				conn, err := d.Dial("tcp", address)
+				if err != nil {
+					wait(100 * time.Millisecond)
+					continue
+				}
+				_ = conn.SetDeadline(time.Now().Add(floodMost))
+				_, err = io.WriteString(conn, endless[k%len(endless)])
+				for err == nil {
+					_, err = conn.Read(buf)
+				}
+				conn.Close()
+			}
+		})
+	}
+	for k := range 64 {
+		g.Go(func() {
+			conn := &keptConn{addr: address}
+			for n := 0; !stop.Load(); n++ {
+				path := fmt.Sprintf("/v1/services/flood%d/instances/i%d", k, n%100)
+				body := fmt.Sprintf(`{"address":"10.0.0.1","port":%d,"ttl":60}`, n%1000+1)
+				if status, _, err := conn.do(http.MethodPut, path, body); err == nil && status < 300 {
+					sent.Add(1)
+				}
+			}
+		})
+	}
+}
+
+// floodWatch has 3,000 clients watch one service, half of them without reading
+// what comes, and changes it as fast as it can.
+func floodWatch(address string, g *sync.WaitGroup, stop *atomic.Bool, sent *atomic.Int64) {
+	for k := range 3_000 {
+		g.Go(func() {
+			buf := make([]byte, 4096)
+			for !stop.Load() {
+				conn, err := net.DialTimeout("tcp", address, 10*time.Second)
+				if err != nil {
+					wait(100 * time.Millisecond)
+					continue
+				}
+				_, err = io.WriteString(conn, "GET /v1/events?service=hot HTTP/1.1\r\nHost: localhost\r\n\r\n")
+				if k%2 == 0 {
+					wait(floodMost)
+				}
+				for err == nil {
+					_, err = conn.Read(buf)
+				}
+				conn.Close()
+			}
+		})
+	}
+	for k := range 8 {
+		g.Go(func() {
+			conn := &keptConn{addr: address}
+			for n := 0; !stop.Load(); n++ {
+				body := fmt.Sprintf(`{"address":"10.0.0.1","port":%d,"ttl":60}`, n%1000+1)
+				if status, _, err := conn.do(http.MethodPut, fmt.Sprintf("/v1/services/hot/instances/i%d", k), body); err == nil && status < 300 {
+					sent.Add(1)
+				}
+			}
+		})
+	}
 }
 
 // floodQueries are one batch: most are for the fast path, some for the
@@ -88,15 +193,15 @@ func floodQueries(seed uint16) []ipv4.Message {
 	return batch
 }
 
-// startFlood starts one. Its stop returns how many queries it has sent.
-func startFlood(t *testing.T, address string) (stop func() int) {
+// startFlood starts one. Its stop returns how much it has sent.
+func startFlood(t *testing.T, kind, address string) (stop func() int) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self, "-test.run", "^$")
-	cmd.Env = append(os.Environ(), floodEnv+"="+address)
+	cmd.Env = append(os.Environ(), floodEnv+"="+kind+"="+address)
 	out := &output{}
 	cmd.Stdout = out
 	p := start(t, cmd)

@@ -150,7 +150,7 @@ func TestUpgrade(t *testing.T) { // not parallel: its load is not for the others
 	if rate := float64(sent) / took.Seconds(); rate < 15_000 {
 		t.Errorf("only %.0f queries a second", rate)
 	}
-	f.judge(t, 500*time.Millisecond)
+	f.judge(t, 3*time.Second) // they wait while HTTP is handed over
 	if got := int64(u.count(t, "new")); got != w.done.Load() {
 		t.Errorf("%d were registered, %d are listed", w.done.Load(), got)
 	}

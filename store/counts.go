@@ -9,6 +9,7 @@ import (
 type counts struct {
 	changes [len(kindNames)]atomic.Uint64 // by Kind
 	renewed [renewalShards]renewals
+	shed    atomic.Uint64 // registrations
 }
 
 // renewals count heartbeats by how much of the lease was left when they came.
@@ -31,6 +32,10 @@ type Counts struct {
 	// Changes are the changes of each kind, with a place for every kind.
 	Changes map[Kind]uint64
 
+	// Shed are the registrations that were refused because too many were under
+	// way.
+	Shed uint64
+
 	// Heartbeats are all that renewed something, registrations that change
 	// nothing included.
 	Heartbeats uint64
@@ -49,6 +54,7 @@ type Counts struct {
 func (r *Registry) Counts() Counts {
 	c := Counts{
 		Changes:  map[Kind]uint64{},
+		Shed:     r.counts.shed.Load(),
 		Stalls:   r.clock.counts.n.Load(),
 		Extended: time.Duration(r.clock.counts.stood.Load()),
 	}

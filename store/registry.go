@@ -20,6 +20,12 @@ type Config struct {
 	// how long caches may still hold what the last run answered. Default 30 s.
 	MaxTTL time.Duration
 
+	// MaxRegistering bounds the registrations that are being made durable, which
+	// is what they mostly wait for: more get ErrBusy. They share the backend's
+	// commits, so one that does its work never has as many. Heartbeats are not
+	// among them, nor registrations that change nothing. Default 1024.
+	MaxRegistering int
+
 	// History is how many events are kept for subscribers who resume.
 	// Default 16384.
 	History int
@@ -60,6 +66,9 @@ func (c Config) withDefaults() Config {
 	if c.MaxTTL == 0 {
 		c.MaxTTL = 30 * time.Second
 	}
+	if c.MaxRegistering == 0 {
+		c.MaxRegistering = 1024
+	}
 	if c.History == 0 {
 		c.History = 16384
 	}
@@ -96,12 +105,13 @@ type Registry struct {
 	mu   sync.Mutex
 	idle []idleService // services without instances, oldest first; guarded by mu
 
-	writing   slotLocks
-	deadlines *deadlines
-	weights   *weights
-	drains    drains
-	feed      *feed
-	counts    counts
+	registering chan struct{} // has an element for each that is being made durable
+	writing     slotLocks
+	deadlines   *deadlines
+	weights     *weights
+	drains      drains
+	feed        *feed
+	counts      counts
 }
 
 // Open loads what the backend has kept. Every instance comes back with a full
@@ -117,6 +127,7 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 		weights:   newWeights(),
 	}
 	r.holders.within = cfg.Addresses
+	r.registering = make(chan struct{}, r.cfg.MaxRegistering)
 	restored := map[*service]*View{}
 	at, err := b.Start(ctx, func(i *Instance) { r.restore(restored, i) }, r.apply)
 	if err != nil {
@@ -288,11 +299,23 @@ func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Reg
 		if !present.Leaving {
 			in.inherit(present.Instance)
 		}
-		return r.commit(ctx, at, Event{Kind: Updated, Before: present.Instance, After: in})
+		return r.take(ctx, at, Event{Kind: Updated, Before: present.Instance, After: in})
 	case known:
-		return r.commit(ctx, at, Event{Kind: present.ending(), Before: present.Instance}, Event{Kind: Registered, After: in})
+		return r.take(ctx, at, Event{Kind: present.ending(), Before: present.Instance}, Event{Kind: Registered, After: in})
 	}
-	return r.commit(ctx, at, Event{Kind: Registered, After: in})
+	return r.take(ctx, at, Event{Kind: Registered, After: in})
+}
+
+// take is commit for a registration, of which only so many are let in.
+func (r *Registry) take(ctx context.Context, at slot, events ...Event) (Registration, error) {
+	select {
+	case r.registering <- struct{}{}:
+		defer func() { <-r.registering }()
+	default:
+		r.counts.shed.Add(1)
+		return Registration{}, fmt.Errorf("register %s: %w", events[len(events)-1].After, ErrBusy)
+	}
+	return r.commit(ctx, at, events...)
 }
 
 // commit makes events durable and visible; the last one leaves the instance

@@ -43,6 +43,9 @@ var (
 	// ErrNotDurable: the backend could not make the change last; nothing of
 	// it is visible, and trying again later is the right thing to do.
 	ErrNotDurable = errors.New("not stored durably")
+	// ErrBusy: too many registrations are under way; nothing of this one is
+	// visible, but the lease of an instance that is there has been renewed.
+	ErrBusy = errors.New("too many registrations are under way")
 	// ErrClosed: the registry or its backend has been closed.
 	ErrClosed = errors.New("registry is closed")
 	// ErrCompacted: the history no longer reaches back to that revision.

@@ -71,6 +71,7 @@ func (c collector) collectRegistry(out series) {
 	for kind, n := range counts.Changes {
 		out.counter("roster_changes_total", "Changes of instances by kind.", n, "kind", kind.String())
 	}
+	out.counter("roster_registrations_shed_total", "Registrations that were refused because too many were under way.", counts.Shed)
 	out.counter("roster_heartbeats_total", "Heartbeats that renewed something, and registrations of what is live already.", counts.Heartbeats)
 	out.counter("roster_stalls_total", "Times that the server did not run for over 100 ms.", counts.Stalls)
 	out.send("roster_stall_extension_seconds_total", "By how much all leases have been extended because of stalls.",
@@ -102,6 +103,9 @@ func (c collector) collectHTTP(out series) {
 	for _, r := range times {
 		out.histogram("roster_http_request_duration_seconds", "How long requests took, by route.", r.Took, 1e9, "route", r.Route)
 	}
+	open, closed := c.http.Connections()
+	out.gauge("roster_http_connections", "Open connections.", float64(open))
+	out.counter("roster_http_closed_connections_total", "Connections that were closed because there were too many.", closed)
 	out.gauge("roster_http_watchers", "Open watches: streams of events, and GETs that wait.", float64(c.http.Watchers()))
 	out.counter("roster_http_watchers_cut_total", "Watches that were cut because the client did not keep up.", c.http.WatchersCut())
 	out.counter("roster_http_unknown_tokens_total", "Requests with a token that is not known.", c.http.UnknownTokens())
