@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -114,18 +113,6 @@ func sum(metrics, name string) (total float64) {
 		}
 	}
 	return total
-}
-
-// extended returns by how much stalls have extended the leases.
-func (r *roster) extended(t *testing.T) time.Duration {
-	t.Helper()
-	_, _, body := get(t, "http://"+r.http+"/metrics")
-	m := regexp.MustCompile(`(?m)^roster_stall_extension_seconds_total (\S+)$`).FindStringSubmatch(body)
-	if m == nil {
-		t.Fatal("there is no roster_stall_extension_seconds_total")
-	}
-	seconds, _ := strconv.ParseFloat(m[1], 64)
-	return time.Duration(seconds * float64(time.Second))
 }
 
 // resident returns how much memory the server has.
