@@ -43,7 +43,7 @@ func TestHeartbeatsInDNSFlood(t *testing.T) { // not parallel: its load is not f
 	sent, answered := stop(), r.answered(t)-before
 	beating()
 	t.Logf("%d queries were sent in %v, %d answered; %d MiB resident", sent, lasts, answered, resident>>20)
-	if answered < int(lasts/time.Second)*10_000 {
+	if answered < int(lasts/time.Second)*2_000 {
 		t.Errorf("only %d queries were answered: that was no flood", answered)
 	}
 	if resident > 256<<20 {
