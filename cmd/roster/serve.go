@@ -182,24 +182,14 @@ func tuneCollector() (release func()) {
 	return func() { runtime.KeepAlive(floor) }
 }
 
-// logSweep says that removals have begun to fail, or, with nil, that they work
-// again.
-func logSweep(log logrus.FieldLogger, err error) {
+// logTrouble says that the store's file cannot be written, or, with nil, that
+// it can again.
+func logTrouble(log logrus.FieldLogger, err error) {
 	if err == nil {
-		log.Info("ended instances are being removed from the store again")
+		log.Info("the store can be written again: registrations are taken")
 		return
 	}
-	log.WithError(err).Error("ended instances are out of every answer, but stay in the store until it can be written")
-}
-
-// logWeights says that weights have begun to wait for the store, or, with nil,
-// that they no longer do.
-func logWeights(log logrus.FieldLogger, err error) {
-	if err == nil {
-		log.Info("weights that heartbeats bring are being stored again")
-		return
-	}
-	log.WithError(err).Error("weights that heartbeats brought wait until the store can be written; the ones before stay in force")
+	log.WithError(err).Error("the store cannot be written: registrations get 503; DNS and heartbeats go on")
 }
 
 // longStall is how long a stall lasts that the log tells of at all levels;
@@ -217,17 +207,25 @@ func logStall(log logrus.FieldLogger, lasted, extended time.Duration) {
 }
 
 // openBackend opens what --store names.
-func openBackend(spec string) (store.Backend, error) {
+func openBackend(spec string, log logrus.FieldLogger) (store.Backend, error) {
 	scheme, rest, _ := strings.Cut(spec, ":")
 	switch {
 	case scheme == "bolt" && rest != "":
-		return bolt.Open(rest)
+		return bolt.Open(rest, bolt.Config{Trouble: func(err error) { logTrouble(log, err) }})
 	case scheme == "memory":
 		return openMemory(rest)
 	case scheme == "etcd":
 		return nil, usageError{fmt.Errorf("--store %s: this version of roster has no etcd store; use bolt:PATH", spec)}
 	}
 	return nil, usageError{fmt.Errorf("--store %s: neither bolt:PATH nor memory: was given", spec)}
+}
+
+// backupOf returns how the backend is backed up, nil where it cannot be.
+func backupOf(b store.Backend) func(io.Writer) error {
+	if b, ok := b.(interface{ Backup(w io.Writer) error }); ok {
+		return b.Backup
+	}
+	return nil
 }
 
 // openMemory makes a store that keeps nothing. memory:N begins at that

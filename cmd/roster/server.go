@@ -119,20 +119,18 @@ func (p *plan) start(ctx context.Context, in sockets, before former) (*server, e
 
 // open opens the store and makes what works on it.
 func (s *server) open(ctx context.Context, in sockets, standing bool) error {
-	backend, err := openBackend(s.flags.store)
+	backend, err := openBackend(s.flags.store, s.log)
 	if err != nil {
 		return err
 	}
 	reserved := dnsserver.Reserved(s.zone, s.servers)
 	s.registry, err = store.Open(ctx, backend, store.Config{
-		Reserved:      reserved,
-		MaxTTL:        time.Duration(s.flags.maxTTL) * time.Second,
-		Derive:        dnsserver.Compile(s.zone),
-		Addresses:     s.reverse,
-		SweepFailed:   func(err error) { logSweep(s.log, err) },
-		WeightsFailed: func(err error) { logWeights(s.log, err) },
-		Standing:      standing,
-		Stalled:       func(lasted, extended time.Duration) { logStall(s.log, lasted, extended) },
+		Reserved:  reserved,
+		MaxTTL:    time.Duration(s.flags.maxTTL) * time.Second,
+		Derive:    dnsserver.Compile(s.zone),
+		Addresses: s.reverse,
+		Standing:  standing,
+		Stalled:   func(lasted, extended time.Duration) { logStall(s.log, lasted, extended) },
 	})
 	if err != nil {
 		return errors.Join(err, backend.Close())
@@ -141,7 +139,7 @@ func (s *server) open(ctx context.Context, in sockets, standing bool) error {
 	if s.dns, err = s.openDNS(in); err != nil {
 		return errors.Join(err, s.registry.Close())
 	}
-	if s.http, err = s.openHTTP(in); err != nil {
+	if s.http, err = s.openHTTP(in, backend); err != nil {
 		return errors.Join(err, s.dns.Close(), s.registry.Close())
 	}
 	s.metrics.registry.MustRegister(collector{s.registry, s.dns, s.http, backend})
@@ -182,7 +180,7 @@ func (s *server) openDNS(in sockets) (*dnsserver.Server, error) {
 	})
 }
 
-func (s *server) openHTTP(in sockets) (*httpapi.Server, error) {
+func (s *server) openHTTP(in sockets, backend store.Backend) (*httpapi.Server, error) {
 	l, err := listener(in.http)
 	if err != nil {
 		return nil, err
@@ -197,6 +195,7 @@ func (s *server) openHTTP(in sockets) (*httpapi.Server, error) {
 		Name:       func(i *store.Instance) string { return dnsserver.InstanceName(i, s.zone) },
 		CheckAllow: s.checkAllow,
 		Metrics:    s.metrics.forHTTP(),
+		Backup:     backupOf(backend),
 		Log:        s.log,
 	})
 }
