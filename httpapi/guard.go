@@ -39,7 +39,7 @@ func (s *Server) grant(r *http.Request) *Grant {
 }
 
 // unguarded are the paths that need no token.
-var unguarded = map[string]bool{"/healthz": true, "/readyz": true, "/openapi.yaml": true}
+var unguarded = map[string]bool{"/healthz": true, "/readyz": true, "/openapi.yaml": true, "/ui": true, "/ui/": true, "/ui/{file}": true}
 
 // guard lets only those through to a path's handlers who may do what they ask
 // for: reading for GET, registering for all else; to the service that the path

@@ -263,7 +263,7 @@ func TestOpenAPIRoutes(t *testing.T) {
 	d := readOpenAPI(t)
 	r, done := storetest.Open(t, memory, store.Config{})
 	t.Cleanup(done)
-	routes := httpapi.Routes(httpapi.NewOfflineWith(r, httpapi.Config{DNS: http.NotFoundHandler()}))
+	routes := httpapi.Routes(httpapi.NewOfflineWith(r, httpapi.Config{DNS: http.NotFoundHandler(), UI: true}))
 	described := map[string][]string{}
 	d.operations(func(path, method string, _, _ object) { described[path] = append(described[path], method) })
 	for path, methods := range routes {
@@ -283,8 +283,9 @@ func TestOpenAPIRoutes(t *testing.T) {
 }
 
 // withoutExample are operations whose success has no example: what comes back
-// is the document itself, does not end, or is binary.
-var withoutExample = map[string]bool{"GET /v1/backup": true, "GET /openapi.yaml": true, "GET /v1/events": true, "GET /dns-query": true, "POST /dns-query": true}
+// is the document itself or the page, does not end, or is binary.
+var withoutExample = map[string]bool{"GET /v1/backup": true, "GET /openapi.yaml": true, "GET /v1/events": true, "GET /dns-query": true, "POST /dns-query": true,
+	"GET /ui": true, "GET /ui/": true, "GET /ui/{file}": true}
 
 // Every example is what comes back, by status, type and shape, and fits its
 // schema; so does what comes back.

@@ -5,7 +5,7 @@
 // limits, access.go gives it an ID and logs it, guard.go holds it to the rights
 // of who sends it (rights.go), body.go reads what was sent and names what is wrong with it,
 // instances.go and lists.go do the work, seed.go is the API that roster began
-// with, errors.go turns every error into a problem document (RFC 9457).
+// with, ui.go has the page for people, errors.go turns every error into a problem document (RFC 9457).
 package httpapi
 
 import (
@@ -71,6 +71,13 @@ type Config struct {
 	// read. Default: there is nothing to back up.
 	Backup func(io.Writer) error
 
+	// UI has the page for people served at /ui/. Default: there is no such path.
+	UI bool
+
+	// DNSAddress is where the server answers DNS, host:port, for the page's dig
+	// lines. Default: they ask the resolver of whoever runs them.
+	DNSAddress string
+
 	// MaxConns bounds the open connections, and MaxConnsPerClient those of one
 	// client among them, an IPv4 address or IPv6 /64. Where more come, those go
 	// that have waited for a request for the longest; where none does, the
@@ -135,6 +142,7 @@ type Server struct {
 	requests requests
 	batches  sync.Pool // of *batch
 	hub      *hub
+	uiFiles  map[string]uiFile // by name; nil: no page
 
 	backingUp    sync.Mutex    // held by the one backup that is being taken
 	largeBatches chan struct{} // one for each that is under way
@@ -171,6 +179,9 @@ func (s *Server) listenOn(l net.Listener) {
 func newServer(cfg Config) *Server {
 	s := &Server{cfg: cfg, registry: cfg.Registry, largeBatches: make(chan struct{}, maxLargeBatches)}
 	s.hub = newHub(s.registry, cfg.MaxWatchers, cfg.MaxWatchersPerClient, s.words)
+	if cfg.UI {
+		s.uiFiles = readUI(cfg.DNSAddress)
+	}
 	return s
 }
 
@@ -271,10 +282,11 @@ func (s *Server) router() (r *mux.Router, heartbeat *counted) {
 	// read as a path.
 	r.UseEncodedPath().SkipClean(true)
 	const instance = "/v1/services/{service}/instances/{id}"
-	for _, route := range []struct {
+	type route struct {
 		path    string
 		methods methods
-	}{
+	}
+	routes := []route{
 		{instance + "/heartbeat", methods{http.MethodPut: s.heartbeat}},
 		{"/v1/heartbeats", methods{http.MethodPost: s.heartbeats}},
 		{instance, methods{http.MethodGet: s.instance, http.MethodPut: s.register, http.MethodDelete: s.deregister}},
@@ -291,7 +303,12 @@ func (s *Server) router() (r *mux.Router, heartbeat *counted) {
 		{"/openapi.yaml", methods{http.MethodGet: s.describeAPI}},
 		{"/healthz", methods{http.MethodGet: s.healthz}},
 		{"/readyz", methods{http.MethodGet: s.readyz}},
-	} {
+	}
+	if s.cfg.UI {
+		routes = append(routes, route{"/ui", methods{http.MethodGet: s.uiFolder}},
+			route{"/ui/", methods{http.MethodGet: s.ui}}, route{"/ui/{file}", methods{http.MethodGet: s.ui}})
+	}
+	for _, route := range routes {
 		h := s.counted(route.path, s.guard(route.path, route.methods))
 		r.Handle(route.path, h)
 		if route.path == instance+"/heartbeat" {

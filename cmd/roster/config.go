@@ -52,6 +52,7 @@ type serveFlags struct {
 	clientCA  string
 	open      bool
 	metrics   string
+	ui        bool
 	logLevel  string
 	logFormat string
 }
@@ -81,6 +82,7 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.checkAllow, "check-allow", nil, "a `network` that checks may connect to (default private ranges and whoever registers the check)")
 	fs.BoolVar(&f.open, "open", false, "allow an --http address that is not loopback with neither --tokens nor --client-ca, where anybody who reaches it may register; and such an address for --metrics")
 	fs.StringVar(&f.metrics, "metrics", "", "an `address` of their own for /metrics and /debug/pprof, which ask for no token (default /metrics on --http)")
+	fs.BoolVar(&f.ui, "ui", true, "serve the page for people at /ui/ of --http")
 	fs.StringVar(&f.logLevel, "log-level", "info", "error, warn, info or debug")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fs.StringVar(&f.config, "config", "", "a YAML `file` with the flags' names as keys")

@@ -196,6 +196,8 @@ func (s *server) openHTTP(in sockets, backend store.Backend) (*httpapi.Server, e
 		CheckAllow: s.checkAllow,
 		Metrics:    s.metrics.forHTTP(),
 		Backup:     backupOf(backend),
+		UI:         s.flags.ui,
+		DNSAddress: s.dns.Addrs()[0].String(),
 		Log:        s.log,
 	})
 }
