@@ -20,6 +20,9 @@ export async function confirmed({ title, text, yes }) {
   return await opened($("confirm")) === "yes";
 }
 
+// Enter in the field means the form's first submit button, so this is none.
+$("token-cancel").addEventListener("click", () => $("token-dialog").close(""));
+
 /** askToken asks for one, and returns it, or "". */
 export async function askToken(detail, refused) {
   put($("token-title"), refused ? "The token was refused" : "This server asks for a token");
@@ -44,7 +47,7 @@ export const keys = [
   ["i", "go to the instances"],
   ["↑ ↓ Home End", "move in a list"],
   ["Enter", "open what the list is at"],
-  ["Esc", "close the details; in the filter, clear it"],
+  ["Esc", "clear the filter, leave it; close the details"],
   ["c", "copy the dig line of what is open"],
   ["d", "drain the instance that is open"],
   ["x", "deregister it"],

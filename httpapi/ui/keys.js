@@ -49,6 +49,7 @@ export function listenToKeys({ state, clearFilter, closePanel, copyDig, showServ
     const inField = e.target.matches("input, textarea");
     if (e.key === "Escape") {
       if (inField && (state.text || state.statuses.size)) clearFilter();
+      else if (inField) $("instances").focus();
       else if (document.body.classList.contains("show-services")) showServices(false);
       else closePanel();
       return;

@@ -26,7 +26,7 @@ export class VirtualList {
     root.addEventListener("scroll", () => this.draw(), { passive: true });
     root.addEventListener("keydown", (e) => this.#key(e));
     root.addEventListener("click", (e) => this.#click(e));
-    root.addEventListener("focus", () => { if (!this.active) this.#move(this.first()); });
+    root.addEventListener("focus", () => { if (this.active === null) this.#move(this.first()); });
     new ResizeObserver(() => { this.#measure(); this.draw(); }).observe(root);
     this.#measure();
   }
@@ -55,7 +55,7 @@ export class VirtualList {
     this.draw();
   }
 
-  indexOf(key) { return key === null ? -1 : this.#items.findIndex((i) => this.kind.key(i) === key); }
+  indexOf(key) { return this.#items.findIndex((i) => this.kind.key(i) === key); }
 
   draw() {
     const first = Math.max(0, this.first() - spare);
@@ -135,7 +135,7 @@ export class VirtualList {
 
   #move(to) {
     const k = Math.max(0, Math.min(this.#items.length - 1, to));
-    if (!this.#items[k]) return;
+    if (k < 0) return;
     this.active = this.kind.key(this.#items[k]);
     this.reveal(k);
     this.draw();

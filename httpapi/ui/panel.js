@@ -81,7 +81,7 @@ export class Panel {
   #drawStatus(s, i) {
     const { service, id } = this.state;
     if (i) {
-      replace(this.status, `i ${i.status}`, () => h("p", {}, h("span", { class: "badge", "data-status": i.status }, i.status), ` ${meaning[i.status]}`));
+      replace(this.status, `i ${i.status}`, () => h("p", {}, h("span", { class: "badge", "data-status": i.status }, i.status[0].toUpperCase() + i.status.slice(1)), `. ${meaning[i.status]}`));
       return;
     }
     const end = id && this.model.recent.findLast((e) => e.service === service && e.id === id);
@@ -137,17 +137,23 @@ export class Panel {
     names.hidden = !s || (this.state.id !== "" && !i);
     if (names.hidden) return;
     const list = i ? instanceNames(i) : serviceNames(s);
-    replace(names, list.map((n) => n.name + n.type).join(), () => [h("h3", {}, "In DNS"), h("ul", {}, list.map((n) => this.#name(n)))]);
+    replace(names, list.map((n) => n.name + n.type).join(), () => {
+      const line = digLine(list[0].name, list[0].type);
+      return [h("h3", {}, "In DNS"),
+        h("div", { class: "command" }, h("code", {}, line), this.#copy("Copy", line, line)),
+        h("ul", {}, list.map((n) => this.#name(n)))];
+    });
   }
 
   #name({ name, type, what }) {
-    const dig = digLine(name, type);
-    const [before] = dig.split(` ${name}`);
-    const button = (text, label, value) => h("button", { type: "button", class: "quiet small", "data-key": `${text} ${name} ${type}`, "aria-label": `${text} ${label}`,
-      onclick: () => this.copied(value, label) }, text);
     return h("li", {},
-      h("p", { class: "dig" }, h("span", { class: "muted" }, `${before} `), h("strong", {}, name), h("span", { class: "muted" }, ` ${type}`)),
-      h("p", { class: "note" }, what, h("span", { class: "buttons" }, button("Copy name", name, name), button("Copy dig", `line for ${name} ${type}`, dig))));
+      h("p", { class: "dns-name" }, h("code", {}, name), h("span", { class: "type" }, type)),
+      h("p", { class: "note" }, what),
+      h("p", { class: "buttons" }, this.#copy("Copy name", name, name), this.#copy("Copy dig", `line for ${name} ${type}`, digLine(name, type))));
+  }
+
+  #copy(text, label, value) {
+    return h("button", { type: "button", class: "quiet small", "data-key": `${text} ${value}`, "aria-label": `${text} ${label}`, onclick: () => this.copied(value, label) }, text);
   }
 
   async copied(value, what) {

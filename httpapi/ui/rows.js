@@ -61,12 +61,12 @@ export function instanceRows(model, state, open, moved) {
       const bar = h("span", { class: "fill" });
       const share = h("span", { class: "number" });
       const tags = h("span", { class: "tags" });
+      const cell = h("span", { class: "share" }, h("span", { class: "bar" }, bar), share);
       row.lease = leaseBar();
       row.append(
         h("span", { class: "who" }, icon, id, service, word),
         h("span", { class: "where" }, address, more),
-        h("span", { class: "share" }, h("span", { class: "bar" }, bar), share),
-        tags, row.lease.element,
+        cell, tags, row.lease.element,
       );
       return (i) => {
         mark(icon, "data-status", i.status);
@@ -79,8 +79,8 @@ export function instanceRows(model, state, open, moved) {
         const part = shareOf(model.services.get(i.service), i);
         const scale = `scaleX(${typeof part === "number" ? part.toFixed(4) : 0})`;
         if (bar.style.transform !== scale) bar.style.transform = scale;
-        put(share, part === "standby" ? `standby, ${i.priority}` : part === "none" ? "–" : percent(part));
-        share.classList.toggle("muted", typeof part !== "number");
+        put(share, part === "standby" ? `standby (${i.priority})` : part === "none" ? "–" : percent(part));
+        cell.classList.toggle("without", typeof part !== "number");
         put(tags, (i.tags ?? []).join("  "));
         row.lease.draw(i);
       };
