@@ -17,6 +17,7 @@ import (
 	"github.com/chromedp/cdproto/performance"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+	"github.com/miekg/dns"
 )
 
 // The page at /ui/ in a real browser.
@@ -325,6 +326,9 @@ func testPageKeyboard(t *testing.T, browser context.Context) {
 		r.register(t, "web", id, `{"address":"10.0.0.1","port":80}`)
 	}
 	r.register(t, "db", "b1", `{"address":"10.0.0.2","permanent":true}`)
+	if _, err := ask(r.dns, "web.service.", dns.TypeA); err != nil { // so that somebody has an address that is to be forgotten
+		t.Fatal(err)
+	}
 	p := openPage(t, browser, r, desktop, "")
 	p.visible("#instances .id", "a3")
 

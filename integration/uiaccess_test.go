@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"testing"
 
 	"github.com/chromedp/cdproto/accessibility"
@@ -67,6 +68,7 @@ func (p *page) accessible(state string, controls int) {
 	p.named(state, controls)
 	for _, dark := range []bool{false, true} {
 		p.dark(dark)
+		p.keep(fmt.Sprint(state, ", dark ", dark))
 		var faint []string
 		p.read(contrast, &faint)
 		for _, text := range faint {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
@@ -95,7 +96,7 @@ func openPage(t *testing.T, browser context.Context, r *roster, s size, path str
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			p.keep()
+			p.keep("failed")
 		}
 		late.Stop()
 		cancel()
@@ -123,15 +124,15 @@ func describe(o *runtime.RemoteObject) string {
 	return o.Description
 }
 
-// keep keeps what a page looked like whose test failed, where ROSTER_KEEP names
+// keep keeps what the page looks like, to be looked at, where ROSTER_KEEP names
 // a folder for that.
-func (p *page) keep() {
+func (p *page) keep(state string) {
 	dir := os.Getenv("ROSTER_KEEP")
 	if dir == "" {
 		return
 	}
 	if shot, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot()); err == nil {
-		_ = os.WriteFile(filepath.Join(dir, strings.ReplaceAll(p.Name(), "/", "-")+".png"), shot, 0o600)
+		_ = os.WriteFile(filepath.Join(dir, strings.ReplaceAll(p.Name()+" "+state, "/", "-")+".png"), shot, 0o600)
 	}
 }
 
@@ -188,12 +189,25 @@ func (p *page) visible(selector, text string) {
 		`[...document.querySelectorAll(%q)].some((e) => e.checkVisibility({ visibilityProperty: true, opacityProperty: true }) && e.textContent.includes(%s))`, selector, want))
 }
 
-// keys presses keys, one after the other; each is a character or a name of kb.
+// keys presses keys, one after the other; each is a text or a name of kb. A key
+// types its character as one of a keyboard does, unless the page prevents it:
+// chromedp's own way of pressing would type it all the same.
 func (p *page) keys(keys ...string) {
 	p.Helper()
-	for _, k := range keys {
-		p.run(chromedp.KeyEvent(k))
-	}
+	p.run(chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+		for _, r := range strings.Join(keys, "") {
+			events := kb.Encode(r)
+			if down := events[0]; len(events) == 3 {
+				down.Text, down.UnmodifiedText = events[1].Text, events[1].UnmodifiedText
+			}
+			for _, e := range []*input.DispatchKeyEventParams{events[0], events[len(events)-1]} {
+				if _, err := cdp.Call(ctx, t, input.DispatchKeyEvent, *e); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}))
 }
 
 // focused is the element that has the focus: its id, or else its name.

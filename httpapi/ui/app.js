@@ -189,7 +189,7 @@ function stepLeases() {
 
 const consequence = {
   drain: (i) => `It leaves the answers for ${i.service} at once. Its own name goes on answering until the last cache has forgotten it, and then it is removed. Heartbeats do not bring it back; registering again does.`,
-  deregister: (i) => `It is in no answer any more, from now on. A client that holds its SRV record does not find its address: to stop it without failing anybody, drain it. A program that still runs may register again.`,
+  deregister: (i) => `It leaves every answer at once, those for its own name too, so that a client that still holds its SRV record does not find it: to stop it without failing anybody, drain it. A program that goes on sending heartbeats for ${i.id} is told to register again, and may come back.`,
 };
 
 /** remove drains or deregisters an instance, once the person has said so. */

@@ -2,12 +2,21 @@
 
 import { $, h, put } from "./dom.js";
 
+const waiting = new Map(); // by dialog: who waits for its answer
+
 /** opened shows a dialog and returns what it was closed with: "" for no. */
 function opened(dialog) {
+  waiting.get(dialog)?.(""); // it was closed a moment ago, and has not said so yet
   dialog.returnValue = "";
   dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
+  return new Promise((resolve) => waiting.set(dialog, resolve));
+}
+
+for (const dialog of document.querySelectorAll("dialog")) {
+  dialog.addEventListener("close", () => {
+    if (dialog.open) return; // the question before this one was closed
+    waiting.get(dialog)?.(dialog.returnValue);
+    waiting.delete(dialog);
   });
 }
 

@@ -138,9 +138,9 @@ export class Panel {
     if (names.hidden) return;
     const list = i ? instanceNames(i) : serviceNames(s);
     replace(names, list.map((n) => n.name + n.type).join(), () => {
-      const line = digLine(list[0].name, list[0].type);
+      const { name, type } = list[0], line = digLine(name, type);
       return [h("h3", {}, "In DNS"),
-        h("div", { class: "command" }, h("code", {}, line), this.#copy("Copy", line, line)),
+        h("div", { class: "command" }, h("code", {}, h("span", {}, line.slice(0, line.indexOf(` ${name}`))), " ", h("span", {}, `${name} ${type}`)), this.#copy("Copy", line, line)),
         h("ul", {}, list.map((n) => this.#name(n)))];
     });
   }
@@ -198,8 +198,9 @@ export class Panel {
 
   #event(e) {
     const { service, id } = this.state;
-    const who = e.service === undefined || id ? "" : service ? e.id : `${e.service}/${e.id}`;
+    const text = e.service === undefined || id ? "" : service ? e.id : `${e.service}/${e.id}`;
+    const who = text && (this.model.get(e.service, e.id) ? h("a", { href: `#/${encodeURIComponent(e.service)}/${encodeURIComponent(e.id)}` }, text) : text);
     return h("li", {}, h("time", { datetime: new Date(e.at).toISOString() }, time(e.at)), h("span", { class: "kind", "data-event": e.event }, e.event),
-      h("span", { class: "what" }, who ? h("span", { class: "who" }, who) : null, who && e.what ? " " : null, h("span", { class: "muted" }, e.what)));
+      h("span", { class: "what" }, who ? h("span", {}, who) : null, who && e.what ? " " : null, h("span", { class: "muted" }, e.what)));
   }
 }
