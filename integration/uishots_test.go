@@ -25,9 +25,6 @@ func TestScreenshots(t *testing.T) {
 	dir := t.TempDir()
 	r := startRoster(t, dir)
 	r.exhibit(t)
-	if _, err := ask(r.dns, "checkout.service.", dns.TypeA); err != nil { // so that draining takes its time
-		t.Fatal(err)
-	}
 	stop := make(chan struct{})
 	done := make(chan struct{})
 	go func() {
@@ -44,8 +41,14 @@ func TestScreenshots(t *testing.T) {
 	dark.visible("#instances .id", "web-3")
 	dark.keys("i", kb.Home, kb.ArrowDown, kb.ArrowDown, kb.Enter)
 	dark.visible("#panel-title", "web-3")
-	for k := range 9 { // something to tell of
-		r.register(t, "web", "web-3", fmt.Sprintf(`{"addresses":["10.0.7.13","2001:db8::3"],"port":8080,"ports":{"metrics":9100},"weight":%d,"tags":["eu","v2"],"meta":{"build":"1403","commit":"9f3c2e1"}}`, []int{40, 35, 30}[k%3]))
+	for _, weight := range []int{40, 35, 30} { // something to tell of
+		r.must(t, http.MethodPut, "/v1/services/cache/instances/cache-2/heartbeat", fmt.Sprintf(`{"weight":%d}`, weight))
+		r.register(t, "web", "web-3", fmt.Sprintf(`{"addresses":["10.0.7.13","2001:db8::3"],"port":8080,"ports":{"metrics":9100},"weight":%d,"tags":["eu","v2"],"meta":{"build":"1403","commit":"9f3c2e1"}}`, weight))
+	}
+	r.must(t, http.MethodPut, "/v1/services/auth/instances/auth-2/heartbeat", `{"status":"down"}`)
+	r.must(t, http.MethodPut, "/v1/services/auth/instances/auth-2/heartbeat", `{"status":"up"}`)
+	if _, err := ask(r.dns, "checkout.service.", dns.TypeA); err != nil { // so that draining takes its time
+		t.Fatal(err)
 	}
 	r.register(t, "mail", "mail-3", `{"address":"10.0.4.13","port":25,"tags":["eu"]}`)
 	r.must(t, http.MethodPut, "/v1/services/search/instances/search-4/heartbeat", `{"status":"down"}`)
