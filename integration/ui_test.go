@@ -191,7 +191,7 @@ func (p *page) equalsAPI(instances int) {
 	p.Helper()
 	var got map[string]any
 	p.read(`Object.fromEntries([...model.services.values()].flatMap((s) => [...s.instances.values()]).map((i) => {
-		const { expires, ends, asOf, beat, text, ...rest } = i;
+		const { expires, ends, asOf, text, ...rest } = i;
 		return [i.service + "/" + i.id, rest];
 	}))`, &got)
 	want := p.server.state(p.T)

@@ -164,13 +164,19 @@ function route() {
 
 function closePanel() {
   const { service, id, inAll } = state;
-  document.body.classList.remove("show-panel");
-  mark($("details"), "aria-expanded", "false");
+  uncover();
   if (id) open(inAll ? "" : service, "");
   if (narrow.matches || id) instances.root.focus();
 }
 
+/** uncover shows the list, where the details lie over it. */
+function uncover() {
+  document.body.classList.remove("show-panel");
+  mark($("details"), "aria-expanded", "false");
+}
+
 function showServices(shown) {
+  if (shown && phone.matches) uncover();
   document.body.classList.toggle("show-services", shown);
   mark($("choose"), "aria-expanded", String(shown));
   if (shown) services.root.focus();
@@ -234,13 +240,19 @@ $("forget").addEventListener("click", () => { api.forget(); say("The token is fo
 $("filter").addEventListener("input", () => { state.text = $("filter").value; filtered(); });
 $("skip").addEventListener("click", (e) => { e.preventDefault(); instances.root.focus(); });
 $("choose").addEventListener("click", () => showServices(!document.body.classList.contains("show-services")));
-$("details").addEventListener("click", () => { document.body.classList.add("show-panel"); panel.draw(); panel.title.focus(); });
+$("details").addEventListener("click", () => {
+  document.body.classList.add("show-panel");
+  mark($("details"), "aria-expanded", "true");
+  panel.draw();
+  panel.title.focus();
+});
 $("keys").addEventListener("click", showKeys);
 instances.root.addEventListener("scroll", () => leases.soon(), { passive: true });
 addEventListener("hashchange", route);
 narrow.addEventListener("change", drawSlowly);
 addEventListener("online", () => stream.again());
-listenToKeys({ state, clearFilter, closePanel, copyDig, showServices, showKeys, say,
+listenToKeys({ state, clearFilter, closePanel, copyDig, showServices, showKeys,
+  toList: () => { if (phone.matches) { uncover(); showServices(false); } },
   remove: (drain) => remove(model.get(state.service, state.id), drain) });
 route();
 stream.run();

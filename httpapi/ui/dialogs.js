@@ -25,7 +25,6 @@ export async function confirmed({ title, text, yes }) {
   put($("confirm-title"), title);
   put($("confirm-text"), text);
   put($("confirm-yes"), yes);
-  put($("confirm-error"), "");
   return await opened($("confirm")) === "yes";
 }
 

@@ -27,7 +27,7 @@ function nextTheme() {
 }
 
 /** listenToKeys has the keys do what the list of keys says. */
-export function listenToKeys({ state, clearFilter, closePanel, copyDig, showServices, showKeys, remove }) {
+export function listenToKeys({ state, clearFilter, closePanel, copyDig, showServices, showKeys, toList, remove }) {
   const single = $("single");
   single.checked = stored.get("roster-single") !== "off";
   single.addEventListener("change", () => stored.set("roster-single", single.checked ? "on" : "off"));
@@ -35,9 +35,9 @@ export function listenToKeys({ state, clearFilter, closePanel, copyDig, showServ
   showTheme();
 
   const does = {
-    "/": () => { $("filter").focus(); $("filter").select(); },
+    "/": () => { toList(); $("filter").focus(); $("filter").select(); },
     s: () => showServices(true),
-    i: () => $("instances").focus(),
+    i: () => { toList(); $("instances").focus(); },
     c: copyDig,
     d: () => remove(true),
     x: () => remove(false),

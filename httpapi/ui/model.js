@@ -124,7 +124,6 @@ export class Model {
   renew(data, now = Date.now()) {
     const i = this.get(data.service, data.id);
     if (!i || i.revision !== data.revision) return;
-    i.beat = Boolean(i.expires && data.expires > i.expires);
     i.expires = data.expires;
     i.asOf = now;
   }

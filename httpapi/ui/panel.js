@@ -164,7 +164,7 @@ export class Panel {
     const { facts } = this.parts;
     facts.hidden = !i;
     if (!i) return;
-    const { asOf, ends, beat, expires, text, ...rest } = i; // what changes with each look
+    const { asOf, ends, expires, text, ...rest } = i; // without what each look changes
     replace(facts, JSON.stringify(rest), () => {
       const rows = [["Addresses", i.addresses.map((a) => h("code", {}, hostPort(a, i.port)))],
         ["Protocol", [i.protocol + (i.port ? "" : ", no port, so no SRV record")]],
