@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -27,6 +29,7 @@ func TestPage(t *testing.T) {
 	for name, f := range map[string]func(*testing.T, context.Context){
 		"Churn":         testPageChurn,
 		"Connection":    testPageConnection,
+		"Cut":           testPageCut,
 		"Token":         testPageToken,
 		"Keyboard":      testPageKeyboard,
 		"Leases":        testPageLeases,
@@ -266,6 +269,78 @@ func testPageConnection(t *testing.T, browser context.Context) {
 	p.visible("#instances .id", "a3")
 	if n := p.number("window.banners"); n != 0 || p.number("model.resets") != resets+1 {
 		t.Errorf("a connection made anew showed %v banners, after %v resets more", n, p.number("model.resets")-resets)
+	}
+}
+
+// A connection that is cut while the server goes on is made anew at once: the
+// page says nothing, and gets what it has missed, not all the state again.
+func testPageCut(t *testing.T, browser context.Context) {
+	r := startRoster(t, t.TempDir(), "--store", "memory:")
+	r.register(t, "web", "a1", `{"address":"10.0.0.1","permanent":true}`)
+	cut := r.between(t)
+	p := openPage(t, browser, r, desktop, "", "net::ERR_")
+	p.visible("#instances .id", "a1")
+	p.shows("a steady connection", `(window.since ??= performance.now()) < performance.now() - 2500`)
+	p.read(`(window.banners = 0, new MutationObserver(([m]) => { window.banners += !m.target.hidden }).observe(document.querySelector("#lost"), { attributes: true }), 0)`, new(int))
+	for _, id := range []string{"a2", "a3"} {
+		cut(func() { r.register(t, "web", id, `{"address":"10.0.0.2","permanent":true}`) })
+		p.visible("#instances .id", id)
+		p.shows("a steady connection", `(window["since`+id+`"] ??= performance.now()) < performance.now() - 2500`)
+	}
+	if resets, changes, banners := p.number("model.resets"), p.number("model.changes"), p.number("window.banners"); resets != 1 || changes != 2 || banners != 0 {
+		t.Errorf("after two cuts: the state was read %v times, %v changes were taken in, %v banners shown", resets, changes, banners)
+	}
+}
+
+// between puts a proxy before the server. The function that it returns cuts
+// all connections, and lets new ones through when f has returned.
+func (r *roster) between(t *testing.T) (cut func(f func())) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := r.http
+	r.http = l.Addr().String()
+	var mu sync.Mutex
+	var open []net.Conn // guarded by mu
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			s, err := net.Dial("tcp", server)
+			if err != nil {
+				c.Close()
+			} else {
+				open = append(open, c, s)
+				go func() { _, _ = io.Copy(s, c); s.Close() }()
+				go func() { _, _ = io.Copy(c, s); c.Close() }()
+			}
+			mu.Unlock()
+		}
+	}()
+	stop := func() {
+		for _, c := range open {
+			c.Close()
+		}
+		open = nil
+	}
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		defer mu.Unlock()
+		stop()
+	})
+	return func(f func()) {
+		mu.Lock()
+		defer mu.Unlock()
+		stop()
+		r.http, server = server, r.http
+		f()
+		r.http, server = server, r.http
 	}
 }
 

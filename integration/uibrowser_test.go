@@ -50,7 +50,6 @@ type page struct {
 
 	mu       sync.Mutex
 	troubles []string // guarded by mu
-	asked    int      // requests; guarded by mu
 }
 
 // size is what a window shows, in pixels of CSS.
@@ -67,6 +66,7 @@ func openPage(t *testing.T, browser context.Context, r *roster, s size, path str
 	ctx, cancel := chromedp.NewContext(browser, chromedp.WithNewBrowserContext())
 	late := time.AfterFunc(2*time.Minute, cancel)
 	p := &page{T: t, ctx: ctx, server: r}
+	own := "http://" + r.http + "/"
 	trouble := func(text string) {
 		for _, e := range expected {
 			if strings.Contains(text, e) {
@@ -86,12 +86,9 @@ func openPage(t *testing.T, browser context.Context, r *roster, s size, path str
 		case *log.EventEntryAdded:
 			trouble(fmt.Sprintf("%s %s: %s %s", ev.Entry.Source, ev.Entry.Level, ev.Entry.Text, ev.Entry.URL))
 		case *network.EventRequestWillBeSent:
-			if !strings.HasPrefix(ev.Request.URL, "http://"+r.http+"/") {
+			if !strings.HasPrefix(ev.Request.URL, own) {
 				trouble("a request to " + ev.Request.URL)
 			}
-			p.mu.Lock()
-			p.asked++
-			p.mu.Unlock()
 		}
 	}
 	t.Cleanup(func() {
@@ -113,7 +110,7 @@ func openPage(t *testing.T, browser context.Context, r *roster, s size, path str
 		_, err := cdp.Call(ctx, t, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
 		return err
 	})
-	p.run(focused, chromedp.EmulateViewport(s.width, s.height), chromedp.Navigate("http://"+r.http+"/ui/"+path))
+	p.run(focused, chromedp.EmulateViewport(s.width, s.height), chromedp.Navigate(own+"ui/"+path))
 	return p
 }
 
