@@ -494,7 +494,7 @@ func testPageLeases(t *testing.T, browser context.Context) {
 	p.shows("a lease that has run down", width+" < 0.65")
 	p.visible("#panel .lease-line", "6 s left of 10 s")
 	p.visible("#instances .lease", "permanent")
-	r.heartbeat(t, "web", "a1")
+	r.must(t, http.MethodPut, "/v1/services/web/instances/a1/heartbeat", "")
 	p.shows("a lease that has jumped back", width+" > 0.7")
 	if n := p.number("model.changes"); n != 0 {
 		t.Errorf("a heartbeat was %v events", n)

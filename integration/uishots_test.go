@@ -84,10 +84,10 @@ func (r *roster) exhibit(t *testing.T) {
 		for k := 1; k <= s.count; k++ {
 			body := fmt.Sprintf(`{"address":"10.0.%d.%d","port":%d,"ttl":%d,"weight":%d,"tags":["%s","v%d"],"meta":{"build":"%d"}}`,
 				n, 10+k, s.port, []int{15, 30, 20}[(n+k)%3], []int{10, 20, 10, 30}[(n*3+k)%4], []string{"eu", "us"}[k%2], 1+k%2, 1400+k)
-			switch {
-			case s.name == "postgres":
+			switch s.name {
+			case "postgres":
 				body = fmt.Sprintf(`{"address":"10.0.%d.%d","port":5432,"permanent":true,"priority":%d,"tags":["%s"]}`, n, 10+k, 10+10*min(k-1, 1), []string{"primary", "replica"}[min(k-1, 1)])
-			case s.name == "web":
+			case "web":
 				body = fmt.Sprintf(`{"addresses":["10.0.%d.%d","2001:db8::%d"],"port":8080,"ports":{"metrics":9100},"priority":%d,"weight":%d,"tags":["eu","v2"],"meta":{"build":"1403","commit":"9f3c2e1"}}`,
 					n, 10+k, k, 10+10*(k/7), []int{10, 20, 30}[k%3])
 			}
