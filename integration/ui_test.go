@@ -78,10 +78,9 @@ func instanceOf(k, n int) (service, id string) {
 // thirds are of instances in the part of the list that is on screen.
 func (r *roster) churn(t *testing.T, n, instances int) {
 	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
+	began := time.Now()
 	for k := range n {
-		<-tick.C
+		<-time.After(time.Until(began.Add(time.Duration(k) * 10 * time.Millisecond))) // late ones catch up
 		at := k / 4 * 7919 % instances
 		if k/4%3 > 0 {
 			at = k / 4 * 31 % 40
