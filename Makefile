@@ -8,8 +8,8 @@
 # make bench-dns  roster beside NSD, Knot and BIND (Debian: nsd knot bind9 python3 gcc)
 # make bench-churn  what registrations and heartbeats cost DNS
 # make bench-transfer  what a transfer of a large zone takes, and costs queries
-# make screenshots  the pictures of the page in docs/ (Debian: chromium fonts-inter fonts-jetbrains-mono)
 # make bench-size  what 1,000 to 1,000,000 instances take: memory, restart, registrations, expiry (15 minutes)
+# make screenshots  the pictures of the page in docs/ (Debian: chromium fonts-inter fonts-jetbrains-mono)
 # make fuzz       each fuzz target for FUZZTIME
 # make lint       the linter
 # make check      what to run before a commit: tidy, lint, test, race
@@ -18,8 +18,7 @@ GOLANGCI = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME = 1m
 TORTURE = .
 
-.PHONY: help build test race integration bench bench-dns bench-churn bench-transfer screenshots fuzz lint tidy check
-.PHONY: help build test race integration torture bench bench-dns bench-churn bench-transfer bench-size fuzz lint tidy check
+.PHONY: help build test race integration torture bench bench-dns bench-churn bench-transfer bench-size screenshots fuzz lint tidy check
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -51,11 +50,12 @@ bench-churn: build
 bench-transfer: build
 	python3 integration/bench/transfer.py --roster bin/roster
 
-screenshots:
-	ROSTER_SCREENSHOTS=1 go test -count=1 -run TestScreenshots ./integration
 bench-size: build
 	python3 integration/bench/size.py --roster bin/roster
 	go test -run '^$$' -bench 'Register|Restart' ./store/bolt
+
+screenshots:
+	ROSTER_SCREENSHOTS=1 go test -count=1 -run TestScreenshots ./integration
 
 fuzz:
 	@for p in $$(go list ./...); do \
