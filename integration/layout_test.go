@@ -48,7 +48,8 @@ var allowed = map[string][]string{
 	"dnsserver":       {"store"},
 	"httpapi":         {"store", "httpapi/check"},
 	"httpapi/check":   {"store"},
-	"cmd/roster":      {"store", "store/bolt", "dnsserver", "httpapi", "httpapi/check"},
+	"httpapi/client":  {},
+	"cmd/roster":      {"store", "store/bolt", "dnsserver", "httpapi", "httpapi/check", "httpapi/client"},
 	"integration":     {},
 }
 
@@ -65,6 +66,8 @@ func TestDependencies(t *testing.T) {
 				t.Errorf("%s imports %s: dependencies point from cmd to dnsserver and httpapi, and from both to store", name, ours)
 			case name == "store" && strings.Contains(i, "."):
 				t.Errorf("store imports %s: the domain uses the standard library only", i)
+			case name == "httpapi/client" && strings.Contains(i, "."):
+				t.Errorf("httpapi/client imports %s: whoever uses it is to get the standard library only", i)
 			case name == "dnsserver" && i == "net/http":
 				t.Error("dnsserver imports net/http: HTTP is httpapi's and cmd's business")
 			case name != "store/storetest" && i == "testing":

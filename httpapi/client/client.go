@@ -1,0 +1,208 @@
+// Package client is the Go client of roster's HTTP API. It needs the standard
+// library only; importing it does not bring in the server.
+//
+// A program that offers a service makes a [Keeper]: it registers, sends the
+// heartbeats, registers again where the server has forgotten it, and takes the
+// program out of DNS before it stops. Whoever wants to use a service asks DNS,
+// and needs nothing of this; but [Client.Watch] tells changes as they happen,
+// and [Client.Services] and [Client.Instances] list what there is.
+//
+// Requests go to the first of several servers that answers. Every error that a
+// server gave is an [*Error], whose text says what to change; where none
+// answers it is an [*UnreachableError].
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// DefaultServer is where the server is unless it is told otherwise.
+const DefaultServer = "http://127.0.0.1:8054"
+
+// attemptTimeout is how long one server has to answer, before another is
+// asked.
+const attemptTimeout = 10 * time.Second
+
+// Client speaks to the HTTP API of one or several servers. The zero Client is
+// ready for a server on this host. All its methods may be called concurrently.
+// It must not be copied after its first use, nor its fields changed.
+type Client struct {
+	// Servers are the URLs of servers with one registry between them, such as
+	// https://roster.example.com:8054. A request goes to the one that answered
+	// last, and from there to the next where it does not answer or says 5xx.
+	// Default [DefaultServer].
+	Servers []string
+
+	// Token goes with every request. Default none.
+	Token string
+
+	// HTTP does the requests: set its Transport for TLS, client certificates
+	// and proxies. A Timeout of it also ends watches, which then resume.
+	// Default [http.DefaultClient].
+	HTTP *http.Client
+
+	last atomic.Uint32 // the server that answered last, an index
+}
+
+// call is a request to whichever server answers.
+type call struct {
+	method  string
+	path    string
+	query   url.Values
+	header  http.Header
+	body    any           // goes out as JSON; nil: none
+	timeout time.Duration // for each server; 0: attemptTimeout
+}
+
+// do does a call and decodes the reply into out.
+func (c *Client) do(ctx context.Context, q call, out any) error {
+	_, err := c.doWithHeader(ctx, q, out)
+	return err
+}
+
+// doWithHeader is do, and returns the reply's header as well.
+func (c *Client) doWithHeader(ctx context.Context, q call, out any) (header http.Header, err error) {
+	var body []byte
+	if q.body != nil {
+		if body, err = json.Marshal(q.body); err != nil {
+			return nil, fmt.Errorf("encode the request: %w", err)
+		}
+	}
+	err = c.each(ctx, func(server *url.URL) (err error) {
+		header, err = c.attempt(ctx, server, q, body, out)
+		return err
+	})
+	return header, err
+}
+
+// each asks one server after the other until one has answered with what no
+// other could answer better. It returns what the last one said that said
+// anything.
+func (c *Client) each(ctx context.Context, ask func(server *url.URL) error) error {
+	servers, err := c.servers()
+	if err != nil {
+		return err
+	}
+	unreachable := &UnreachableError{}
+	var said error
+	first := c.last.Load()
+	for k := range servers {
+		at := (first + uint32(k)) % uint32(len(servers))
+		err := ask(servers[at])
+		var e *Error
+		switch {
+		case err == nil, errors.As(err, &e) && !e.elsewhere():
+			c.last.Store(at)
+			return err
+		case ctx.Err() != nil:
+			return fmt.Errorf("ask %s: %w", servers[at].Host, context.Cause(ctx))
+		case e != nil:
+			said = err
+		default:
+			unreachable.add(servers[at].String(), err)
+		}
+	}
+	if said != nil {
+		return said
+	}
+	return unreachable
+}
+
+// attempt asks one server, and decodes its reply into out.
+func (c *Client) attempt(ctx context.Context, server *url.URL, q call, body []byte, out any) (http.Header, error) {
+	if q.timeout == 0 {
+		q.timeout = attemptTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, q.timeout)
+	defer cancel()
+	resp, err := c.send(ctx, server, q, body)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("read the reply: %w", err)
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return nil, fmt.Errorf("the reply is not what roster answers: %w", err)
+	}
+	return resp.Header, nil
+}
+
+// send sends a request to one server. A reply that is no success is an
+// [*Error].
+func (c *Client) send(ctx context.Context, server *url.URL, q call, body []byte) (*http.Response, error) {
+	u := *server
+	if q.path != "" {
+		u = *server.JoinPath(q.path)
+	}
+	u.RawQuery = q.query.Encode()
+	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if q.header != nil {
+		req.Header = q.header.Clone()
+	}
+	req.Header.Set("User-Agent", "roster-client")
+	if q.body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.Token)
+	}
+	h := c.HTTP
+	if h == nil {
+		h = http.DefaultClient
+	}
+	resp, err := h.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 != 2 {
+		defer resp.Body.Close()
+		return nil, readError(req, resp)
+	}
+	return resp, nil
+}
+
+// servers reads Servers.
+func (c *Client) servers() ([]*url.URL, error) {
+	list := c.Servers
+	if len(list) == 0 {
+		list = []string{DefaultServer}
+	}
+	urls := make([]*url.URL, len(list))
+	for k, s := range list {
+		u, err := parseServer(s)
+		if err != nil {
+			return nil, err
+		}
+		urls[k] = u
+	}
+	return urls, nil
+}
+
+// parseServer reads the URL of a server. Without a scheme it is http.
+func parseServer(s string) (*url.URL, error) {
+	text := s
+	if !strings.Contains(text, "://") {
+		text = "http://" + text
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("%q is %w; write it as %s", s, ErrServer, DefaultServer)
+	}
+	return u, nil
+}
