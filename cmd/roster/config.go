@@ -116,6 +116,9 @@ func fromEnv(fs *pflag.FlagSet, lookupEnv func(string) (string, bool)) error {
 		if !ok || value == "" || f.Changed || f.Name == "help" { // empty is unset, as compose files write it
 			return
 		}
+		if f.Name == "port" && strings.Contains(value, "://") {
+			return // what Kubernetes sets for a Service whose name is roster
+		}
 		if err := fs.Set(f.Name, value); err != nil {
 			errs = append(errs, usageError{fmt.Errorf("environment variable %s: %w", name, err)})
 		}

@@ -29,27 +29,41 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-func run(args []string, stdout, stderr io.Writer) int {
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// rootCommand is all commands.
+func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "roster",
 		Short: "DNS-based service discovery: who is on duty, by dig",
 		Long: "roster serves a DNS zone with the service instances that are alive right now.\n" +
 			"They register over HTTP and stay alive with heartbeats.",
-		Example:       "  roster serve\n  roster serve --config roster.yaml",
+		Example:       "  roster serve\n  roster run web --port 8080 -- ./server\n  roster resolve web",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cobra.EnableCommandSorting = false // it stays in the order of a first look
+	root.AddCommand(serveCommand(), runCommand(), registerCommand(), heartbeatCommand(), deregisterCommand(),
+		servicesCommand(), instancesCommand(), watchCommand(), resolveCommand(),
+		storeCommand(), tokenCommand(), completionCommand(), versionCommand())
+	useHelp(root)
+	return root
+}
+
+func run(args []string, stdout, stderr io.Writer) int {
+	root := rootCommand()
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serveCommand(), storeCommand(), tokenCommand(), versionCommand())
-
 	cmd, err := root.ExecuteC()
 	if err == nil {
 		return 0
+	}
+	if ended := new(endedError); errors.As(err, ended) {
+		return ended.status // the program has said itself what there was to say
 	}
 	fmt.Fprintf(stderr, "roster: %v\n", err)
 	if errors.As(err, new(usageError)) {

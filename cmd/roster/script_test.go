@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"strings"
 	"syscall"
@@ -18,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"roster": main})
+	testscript.Main(m, map[string]func(){"roster": main, "listener": listener})
 }
 
 // TestScripts runs the files in testdata: the commands as somebody at a
@@ -32,6 +35,10 @@ func TestMain(m *testing.M) {
 //	put ID           registers an instance of web with it
 //	stop             sends it SIGTERM and wants 0
 //	log PATTERN      checks what it had logged by then
+//	port NAME        sets a variable to a port that is free
+//	signal NAME      sends a signal to what was started in the background last
+//	await PATTERN COMMAND
+//	                 runs a command again and again until its output matches
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -47,6 +54,9 @@ func TestScripts(t *testing.T) {
 			"put":     putScript,
 			"stop":    stopScript,
 			"log":     logScript,
+			"port":    portScript,
+			"await":   awaitScript,
+			"signal":  signalScript,
 		},
 	})
 }
@@ -102,6 +112,8 @@ func serveScript(ts *testscript.TestScript, _ bool, args []string) {
 	if m := regexp.MustCompile(`DNS (\S+?),? .*http://(\S+),`).FindStringSubmatch(s.line); m != nil {
 		ts.Setenv("DNS", m[1])
 		ts.Setenv("HTTP", m[2])
+		ts.Setenv("ROSTER_DNS_SERVER", m[1])
+		ts.Setenv("ROSTER_SERVER", m[2])
 	}
 }
 
@@ -141,5 +153,76 @@ func stopScript(ts *testscript.TestScript, _ bool, _ []string) {
 func logScript(ts *testscript.TestScript, _ bool, args []string) {
 	if s := current(ts); !regexp.MustCompile(args[0]).Match(s.stderr.Bytes()) {
 		ts.Fatalf("it logged %q, want a match of %s", s.stderr.String(), args[0])
+	}
+}
+
+func portScript(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	ts.Check(err)
+	ts.Setenv(args[0], port)
+}
+
+func awaitScript(ts *testscript.TestScript, _ bool, args []string) {
+	want := regexp.MustCompile("(?m)" + args[0])
+	path, err := exec.LookPath(args[1])
+	ts.Check(err)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(20 * time.Second)
+	for {
+		cmd := exec.Command(path, args[2:]...)
+		cmd.Dir = ts.Getenv("WORK")
+		cmd.Env = append(os.Environ(), "ROSTER_SERVER="+ts.Getenv("ROSTER_SERVER"))
+		out, _ := cmd.CombinedOutput() // what it failed with is in there
+		if want.Match(out) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			ts.Fatalf("%v: never a match of %s in\n%s", args[1:], args[0], out)
+		}
+	}
+}
+
+func signalScript(ts *testscript.TestScript, _ bool, args []string) {
+	s, known := map[string]os.Signal{
+		"HUP": syscall.SIGHUP, "INT": os.Interrupt, "TERM": syscall.SIGTERM, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2,
+	}[args[0]]
+	running := ts.BackgroundCmds()
+	if !known || len(running) == 0 {
+		ts.Fatalf("signal %v: no such signal, or nothing in the background", args)
+	}
+	ts.Check(running[len(running)-1].Process.Signal(s))
+}
+
+// listener is a program for roster run: it listens on the port that it is
+// given, writes the weight that it is given, and tells of signals. It ends with
+// 0 after SIGTERM or SIGINT, and with 7 after SIGUSR2.
+func listener() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	if _, err := net.Listen("tcp", "127.0.0.1:"+os.Args[1]); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	if len(os.Args) > 2 {
+		if err := os.WriteFile(os.Getenv("ROSTER_WEIGHT_FILE"), []byte(os.Args[2]+"\n"), 0o600); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+	fmt.Println("pid", os.Getpid())
+	for s := range signals {
+		fmt.Println("got", s)
+		switch s {
+		case syscall.SIGTERM, os.Interrupt:
+			os.Exit(0)
+		case syscall.SIGUSR2:
+			os.Exit(7)
+		}
 	}
 }

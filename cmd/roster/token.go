@@ -20,7 +20,7 @@ func tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "token",
 		Short:   "Make tokens for the HTTP API",
-		Example: "  roster token new --name web-team --service 'web' --service 'api-*' --address 10.1.0.0/16",
+		Example: "  roster token new --name web-team --service web --service 'api-*'",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -45,7 +45,7 @@ func newTokenCommand() *cobra.Command {
 		Long: "Print a new random token, for the client, and its entry for the file of roster serve --tokens.\n" +
 			"The token is in the first line. It is stored nowhere: the entry has its hash only.",
 		Example: "  roster token new --name web-team\n" +
-			"  roster token new --name web-team --service web --service 'api-*' --action register --address 10.1.0.0/16",
+			"  roster token new --name web-team --service 'api-*' --address 10.1.0.0/16",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return newToken(cmd.OutOrStdout(), e) },
 	}

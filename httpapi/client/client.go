@@ -104,6 +104,8 @@ func (c *Client) each(ctx context.Context, ask func(server *url.URL) error) erro
 		case err == nil, errors.As(err, &e) && !e.elsewhere():
 			c.last.Store(at)
 			return err
+		case errors.Is(err, ErrUnreadable):
+			said = err
 		case ctx.Err() != nil:
 			return fmt.Errorf("ask %s: %w", servers[at].Host, context.Cause(ctx))
 		case e != nil:
@@ -135,7 +137,7 @@ func (c *Client) attempt(ctx context.Context, server *url.URL, q call, body []by
 		return nil, fmt.Errorf("read the reply: %w", err)
 	}
 	if err := json.Unmarshal(b, out); err != nil {
-		return nil, fmt.Errorf("the reply is not what roster answers: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	return resp.Header, nil
 }
@@ -185,7 +187,7 @@ func (c *Client) servers() ([]*url.URL, error) {
 	}
 	urls := make([]*url.URL, len(list))
 	for k, s := range list {
-		u, err := parseServer(s)
+		u, err := ParseServer(s)
 		if err != nil {
 			return nil, err
 		}
@@ -194,8 +196,8 @@ func (c *Client) servers() ([]*url.URL, error) {
 	return urls, nil
 }
 
-// parseServer reads the URL of a server. Without a scheme it is http.
-func parseServer(s string) (*url.URL, error) {
+// ParseServer reads the URL of a server. Without a scheme it is http.
+func ParseServer(s string) (*url.URL, error) {
 	text := s
 	if !strings.Contains(text, "://") {
 		text = "http://" + text

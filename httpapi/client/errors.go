@@ -20,6 +20,10 @@ var ErrNotFound = errors.New("not registered")
 // ErrServer says that an entry of [Client.Servers] is no URL of a server.
 var ErrServer = errors.New("no URL of a server")
 
+// ErrUnreadable says that a reply is not what roster answers: the server is
+// another one, or a later one.
+var ErrUnreadable = errors.New("the reply is not what roster answers")
+
 // Error is an answer of a server that is no success, a problem document (RFC
 // 9457).
 type Error struct {
@@ -95,3 +99,11 @@ func (e *UnreachableError) Error() string {
 
 // Unwrap returns the reasons.
 func (e *UnreachableError) Unwrap() []error { return e.Reasons }
+
+// IsFinal reports whether an error is one that no retry can help, since
+// something has to be changed first: an [*Error] that is not Temporary, an
+// [ErrServer] or an [ErrUnreadable].
+func IsFinal(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && !e.Temporary() || errors.Is(err, ErrServer) || errors.Is(err, ErrUnreadable)
+}

@@ -46,8 +46,8 @@ const permanentBeat = 10 * time.Second
 // and leaves the instance registered: Drain or Deregister it, or let its lease
 // end.
 //
-// An [*Error] to the first registration that is not Temporary is returned, and
-// so is an [ErrServer]: no retry helps. Later ones are reported and tried again.
+// An error of the first registration that [IsFinal] is returned. Later ones are
+// reported and tried again.
 func (k *Keeper) Run(ctx context.Context) error {
 	k.mu.Lock()
 	k.init()
@@ -58,7 +58,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case isFinal(err) && k.Instance().ID == "":
+		case IsFinal(err) && k.Instance().ID == "":
 			return err
 		case err != nil:
 			if failures == 0 {
@@ -100,12 +100,6 @@ func (k *Keeper) pause(ctx context.Context, d time.Duration, listens bool) {
 	}
 }
 
-// isFinal reports whether no retry can help: something has to be changed first.
-func isFinal(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && !e.Temporary() || errors.Is(err, ErrServer)
-}
-
 func (k *Keeper) report(i Instance, err error) {
 	if k.Report != nil {
 		k.Report(i, err)
@@ -120,7 +114,7 @@ func retryPause(failures int, err error) time.Duration {
 	var e *Error
 	if errors.As(err, &e) {
 		d = max(d, e.RetryAfter)
-		if isFinal(err) {
+		if IsFinal(err) {
 			d = max(d, 2*time.Second)
 		}
 	}
@@ -290,7 +284,7 @@ func (k *Keeper) Drain(ctx context.Context) error {
 			return nil
 		case ctx.Err() != nil:
 			return fmt.Errorf("drain %s: caches may still have it: %w", name(i.Service, i.ID), context.Cause(ctx))
-		case isFinal(err):
+		case IsFinal(err):
 			return err
 		case !end.IsZero() && !time.Now().Before(end):
 			return nil

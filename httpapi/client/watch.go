@@ -55,9 +55,8 @@ const (
 // and resumes, or there is a Reset again.
 //
 // An error tells that the connection was lost, once for each loss; to go on is
-// to wait for the next event. Where no retry can help, an [*Error] that is not
-// Temporary for one, the sequence ends with it. It ends without one when ctx is
-// done.
+// to wait for the next event. With an error that [IsFinal] the sequence ends. It
+// ends without one when ctx is done.
 func (c *Client) Watch(ctx context.Context, service string) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		w := &watch{client: c, service: service, yield: yield, retry: firstRetry}
@@ -101,7 +100,7 @@ func (w *watch) follow(ctx context.Context) (again bool) {
 		return false
 	}
 	var e *Error
-	if isFinal(err) {
+	if IsFinal(err) {
 		w.yield(Event{}, w.wrap(err))
 		return false
 	}
@@ -217,7 +216,7 @@ func (w *watch) tell(kind, id string, data []byte) bool {
 	}
 	if err != nil {
 		w.broken = true
-		w.yield(Event{}, w.wrap(fmt.Errorf("event %s cannot be read: %w", kind, err)))
+		w.yield(Event{}, w.wrap(fmt.Errorf("event %s: %w: %w", kind, ErrUnreadable, err)))
 		return false
 	}
 	w.last, w.lost, w.retry = id, false, firstRetry
