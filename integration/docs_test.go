@@ -100,7 +100,7 @@ func (r *roster) runBlock(t *testing.T, b block) {
 			want = append(want, b.text[k])
 		}
 		host, port, _ := strings.Cut(r.dns, ":")
-		command = strings.NewReplacer("127.0.0.1:8054", r.http, "@127.0.0.1 -p 8053", "@"+host+" -p "+port).Replace(command)
+		command = strings.NewReplacer("127.0.0.1:8054", r.http, "127.0.0.1:8053", r.dns, "@127.0.0.1 -p 8053", "@"+host+" -p "+port).Replace(command)
 		cmd := exec.Command("sh", "-c", command)
 		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
 		cmd.Dir = r.Dir
@@ -133,6 +133,7 @@ var (
 	moment   = regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`)
 	secret   = regexp.MustCompile(`\broster_[A-Za-z0-9_-]{43}$|\b[0-9a-f]{64}$`)
 	revision = regexp.MustCompile(`("revision":|hostmaster.service. |^id: |at revision )\d{10}`)
+	lease    = regexp.MustCompile(`\b\d+\.\ds\b`)
 	ttl      = regexp.MustCompile(`^(\S+\s+)\d+(\s+IN\s)`)
 )
 
@@ -144,6 +145,7 @@ func comparable(lines []string) []string {
 		l = moment.ReplaceAllString(l, "TIME")
 		l = secret.ReplaceAllString(l, "SECRET")
 		l = revision.ReplaceAllString(l, "${1}N")
+		l = lease.ReplaceAllString(l, "LEASE")
 		l = ttl.ReplaceAllString(l, "${1}TTL${2}")
 		out = append(out, l)
 	}

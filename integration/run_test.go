@@ -72,6 +72,23 @@ func (r *roster) found(t *testing.T) int {
 	return len(addrs)
 }
 
+// readmeFlags returns the flags that the README has for roster run, with another
+// port and a shorter lease. The program is the one of these tests.
+func readmeFlags(t *testing.T, port string) []string {
+	t.Helper()
+	b, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const before, after = "\nroster run web ", " -- python3 -m http.server 8080\n"
+	_, rest, ok := strings.Cut(string(b), before)
+	flags, _, also := strings.Cut(rest, after)
+	if !ok || !also || strings.Contains(flags, "\n") {
+		t.Fatalf("the README has no line %q...%q", before, after)
+	}
+	return append(strings.Fields(strings.ReplaceAll(flags, "8080", port)), "--ttl", "2")
+}
+
 // A program is in DNS within a second of its start, and gone at once when it is
 // killed; where roster run itself is killed, at the end of the lease.
 func TestRunAndKill(t *testing.T) {
@@ -80,7 +97,7 @@ func TestRunAndKill(t *testing.T) {
 	r := startRoster(t, t.TempDir(), "--store", "memory:")
 	port := freePort(t)
 	begin := time.Now()
-	p := r.runs(t, []string{"--port", port, "--ttl", "2"}, python, "-m", "http.server", port)
+	p := r.runs(t, readmeFlags(t, port), python, "-m", "http.server", port)
 	var listens time.Time // how long the program takes to start is not ours
 	until(t, 20*time.Second, "the program in DNS", func() bool {
 		if listens.IsZero() {
