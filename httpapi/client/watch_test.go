@@ -83,6 +83,8 @@ type cuts struct {
 	mu   sync.Mutex
 	open []func()
 	last []string // the Last-Event-ID of each request
+
+	tried chan struct{} // nil, or told of each request
 }
 
 // RoundTrip implements [http.RoundTripper].
@@ -92,6 +94,9 @@ func (c *cuts) RoundTrip(req *http.Request) (*http.Response, error) {
 	c.open = append(c.open, cancel)
 	c.last = append(c.last, req.Header.Get("Last-Event-ID"))
 	c.mu.Unlock()
+	if c.tried != nil {
+		c.tried <- struct{}{}
+	}
 	return http.DefaultTransport.RoundTrip(req.WithContext(ctx))
 }
 
@@ -136,7 +141,7 @@ func TestWatchRestart(t *testing.T) {
 	r, done := storetest.Open(t, memory, store.Config{})
 	t.Cleanup(done)
 	url, stop := serve(t, r, "", httpapi.Config{})
-	transport := &cuts{}
+	transport := &cuts{tried: make(chan struct{}, 100)}
 	c := &client.Client{Servers: []string{url}, HTTP: &http.Client{Transport: transport}}
 	p := pull(t, c.Watch(t.Context(), ""))
 	p.want(t, client.Reset, "")
@@ -158,10 +163,12 @@ func TestWatchRestart(t *testing.T) {
 		e, err, _ := p.next()
 		came <- next{e, err}
 	}()
-	for tried := 0; tried < 3; { // it tries, and finds nobody
-		transport.mu.Lock()
-		tried = len(transport.last)
-		transport.mu.Unlock()
+	for range 3 { // it tries, and finds nobody
+		select {
+		case <-transport.tried:
+		case n := <-came:
+			t.Fatalf("while the server was away: %+v, %v", n.Event, n.err)
+		}
 	}
 	serve(t, again, strings.TrimPrefix(url, "http://"), httpapi.Config{})
 	if n := <-came; n.err != nil || n.Kind != client.Reset || len(n.Instances) != 1 {
