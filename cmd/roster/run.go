@@ -100,7 +100,7 @@ type runner struct {
 }
 
 func (r *runner) say(format string, args ...any) {
-	fmt.Fprintf(r.log, "roster: "+format+"\n", args...) //nolint:errcheck // nobody is left to tell
+	fmt.Fprintf(r.log, "roster: "+format+"\n", args...)
 }
 
 func (r *runner) name() string {

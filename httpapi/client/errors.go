@@ -81,8 +81,7 @@ type UnreachableError struct {
 }
 
 func (e *UnreachableError) add(server string, err error) {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err // which is without the URL
 	}
 	e.Servers, e.Reasons = append(e.Servers, server), append(e.Reasons, err)

@@ -133,8 +133,7 @@ func ExampleError() {
 	c := &client.Client{Servers: []string{server}}
 
 	_, err := c.Register(context.Background(), client.Registration{Service: "web", ID: "a1", TTL: 100000})
-	var e *client.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*client.Error](err); ok {
 		fmt.Println(e.Status, e.Field)
 	}
 	fmt.Println(err)

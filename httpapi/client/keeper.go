@@ -111,8 +111,7 @@ func (k *Keeper) report(i Instance, err error) {
 // come at once when a server is back.
 func retryPause(failures int, err error) time.Duration {
 	d := min(100*time.Millisecond<<min(failures, 5), 2*time.Second)
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		d = max(d, e.RetryAfter)
 		if IsFinal(err) {
 			d = max(d, 2*time.Second)

@@ -23,13 +23,14 @@ func memory(*testing.T) store.Backend { return store.NewMemory() }
 
 // serve runs the real API over a registry until stop, or the test's end. addr
 // is where, "" for any free port.
-func serve(t *testing.T, r *store.Registry, addr string, cfg httpapi.Config) (url string, stop func()) {
+func serve(t *testing.T, r *store.Registry, addr string) (url string, stop func()) {
 	t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	cfg.Registry, cfg.Listen, cfg.Log = r, addr, log
-	cfg.Name = func(i *store.Instance) string { return i.Label + "." + i.Service + ".service." }
-	s, err := httpapi.New(cfg)
+	s, err := httpapi.New(httpapi.Config{
+		Registry: r, Listen: addr, Log: log,
+		Name: func(i *store.Instance) string { return i.Label + "." + i.Service + ".service." },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +51,7 @@ func start(t *testing.T) (*store.Registry, *client.Client) {
 	t.Helper()
 	r, done := storetest.Open(t, memory, store.Config{})
 	t.Cleanup(done)
-	url, _ := serve(t, r, "", httpapi.Config{})
+	url, _ := serve(t, r, "")
 	return r, &client.Client{Servers: []string{url}}
 }
 

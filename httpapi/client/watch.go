@@ -99,12 +99,11 @@ func (w *watch) follow(ctx context.Context) (again bool) {
 	if w.broken || ctx.Err() != nil {
 		return false
 	}
-	var e *Error
 	if IsFinal(err) {
 		w.yield(Event{}, w.wrap(err))
 		return false
 	}
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		w.retry = max(w.retry, e.RetryAfter)
 	}
 	if w.lost {

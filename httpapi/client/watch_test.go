@@ -11,7 +11,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/rosterdns/roster/httpapi"
 	"github.com/rosterdns/roster/httpapi/client"
 	"github.com/rosterdns/roster/store"
 	"github.com/rosterdns/roster/store/storetest"
@@ -140,7 +139,7 @@ func TestWatchRestart(t *testing.T) {
 	t.Parallel()
 	r, done := storetest.Open(t, memory, store.Config{})
 	t.Cleanup(done)
-	url, stop := serve(t, r, "", httpapi.Config{})
+	url, stop := serve(t, r, "")
 	transport := &cuts{tried: make(chan struct{}, 100)}
 	c := &client.Client{Servers: []string{url}, HTTP: &http.Client{Transport: transport}}
 	p := pull(t, c.Watch(t.Context(), ""))
@@ -170,7 +169,7 @@ func TestWatchRestart(t *testing.T) {
 			t.Fatalf("while the server was away: %+v, %v", n.Event, n.err)
 		}
 	}
-	serve(t, again, strings.TrimPrefix(url, "http://"), httpapi.Config{})
+	serve(t, again, strings.TrimPrefix(url, "http://"))
 	if n := <-came; n.err != nil || n.Kind != client.Reset || len(n.Instances) != 1 {
 		t.Errorf("after the restart: %+v, %v", n.Event, n.err)
 	}
