@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"roster": main, "listener": listener})
+	testscript.Main(m, map[string]func(){"roster": main, "anyListener": anyListener})
 }
 
 // TestScripts runs the files in testdata: the commands as somebody at a
@@ -199,10 +199,10 @@ func signalScript(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(running[len(running)-1].Process.Signal(s))
 }
 
-// listener is a program for roster run: it listens on the port that it is
+// anyListener is a program for roster run: it listens on the port that it is
 // given, writes the weight that it is given, and tells of signals. It ends with
 // 0 after SIGTERM or SIGINT, and with 7 after SIGUSR2.
-func listener() {
+func anyListener() {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 	if _, err := net.Listen("tcp", "127.0.0.1:"+os.Args[1]); err != nil {
