@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"roster": main, "anyListener": anyListener})
+	testscript.Main(m, map[string]func(){"roster": main, "listener": anyListener})
 }
 
 // TestScripts runs the files in testdata: the commands as somebody at a
@@ -199,7 +199,7 @@ func signalScript(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(running[len(running)-1].Process.Signal(s))
 }
 
-// anyListener is a program for roster run: it listens on the port that it is
+// anyListener is the program "listener", for roster run: it listens on the port that it is
 // given, writes the weight that it is given, and tells of signals. It ends with
 // 0 after SIGTERM or SIGINT, and with 7 after SIGUSR2.
 func anyListener() {
