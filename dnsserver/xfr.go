@@ -233,7 +233,10 @@ func (w *transferWriter) add(records ...dns.RR) {
 // rest lets others have the processor once the turn is over.
 func (w *transferWriter) rest() {
 	if time.Since(w.turn) > transferTurn {
-		time.Sleep(transferRest)
+		select {
+		case <-w.stopped:
+		case <-time.After(transferRest):
+		}
 		w.turn = time.Now()
 	}
 }

@@ -84,7 +84,7 @@ func (c *client) gone() bool {
 	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 	_, err := c.r.ReadByte()
 	var timeout net.Error
-	return err != nil && !(errors.As(err, &timeout) && timeout.Timeout())
+	return err != nil && (!errors.As(err, &timeout) || !timeout.Timeout())
 }
 
 // Where a client has too many connections, the one goes that has been waiting

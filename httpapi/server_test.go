@@ -582,9 +582,9 @@ func TestSeed(t *testing.T) {
 }
 
 // serve runs a server on a socket until the test ends.
-func serve(t *testing.T, r *store.Registry, maxConns int) *httpapi.Server {
+func serve(t *testing.T, r *store.Registry) *httpapi.Server {
 	t.Helper()
-	return serveWith(t, r, httpapi.Config{MaxConns: maxConns})
+	return serveWith(t, r, httpapi.Config{})
 }
 
 func serveWith(t *testing.T, r *store.Registry, cfg httpapi.Config) *httpapi.Server {
@@ -607,7 +607,7 @@ func serveWith(t *testing.T, r *store.Registry, cfg httpapi.Config) *httpapi.Ser
 
 func TestSocket(t *testing.T) {
 	r, _ := storetest.Open(t, memory, store.Config{})
-	s := serve(t, r, 0)
+	s := serve(t, r)
 	url := "http://" + s.Addr().String()
 	if _, err := httpapi.New(httpapi.Config{Registry: r, Listen: s.Addr().String()}); err == nil ||
 		!strings.Contains(err.Error(), "--http") || !strings.Contains(err.Error(), s.Addr().String()) {

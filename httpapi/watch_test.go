@@ -151,7 +151,7 @@ func port(service, id string, n int) *store.Instance {
 // and of no other.
 func TestEvents(t *testing.T) {
 	r, _ := storetest.Open(t, memory, store.Config{})
-	s := serve(t, r, 0)
+	s := serve(t, r)
 	storetest.Register(t, r, storetest.Instance("web", "a1"))
 	storetest.Register(t, r, storetest.Instance("db", "a1"))
 	web, all, none := watch(t, s, "?service=Web", ""), watch(t, s, "", ""), watch(t, s, "?service=none", "nonsense")
@@ -220,7 +220,7 @@ func TestEvents(t *testing.T) {
 // is not known any more.
 func TestResume(t *testing.T) {
 	r, _ := storetest.Open(t, memory, store.Config{History: 8})
-	s := serve(t, r, 0)
+	s := serve(t, r)
 	reg := storetest.Register(t, r, storetest.Instance("web", "a1"))
 	storetest.Register(t, r, storetest.Instance("db", "a1"))
 	for k := range 3 {
@@ -277,7 +277,7 @@ func TestEveryChangeOnceInOrder(t *testing.T) {
 		watchers, changes = 200, 5000
 	}
 	r, _ := storetest.Open(t, memory, store.Config{})
-	s := serve(t, r, 0)
+	s := serve(t, r)
 	start := r.Revision()
 	var broken, events atomic.Int64
 	var g sync.WaitGroup
@@ -351,7 +351,7 @@ func TestEveryChangeOnceInOrder(t *testing.T) {
 // back. Nobody waits for it.
 func TestSlowWatcherIsCut(t *testing.T) {
 	r, _ := storetest.Open(t, memory, store.Config{})
-	s := serve(t, r, 0)
+	s := serve(t, r)
 	c := watch(t, s, "?service=web", "")
 	c.want(t, "reset")
 	big := storetest.Instance("web", "a1")
@@ -533,7 +533,7 @@ func TestStopEndsWatches(t *testing.T) {
 // missed may also come to it anew, has each of them once.
 func TestResumeMeetsChanges(t *testing.T) {
 	r, _ := storetest.Open(t, memory, store.Config{})
-	s := serve(t, r, 0)
+	s := serve(t, r)
 	start := storetest.Register(t, r, port("web", "a1", 0)).Revision
 	ctx, cancel := context.WithCancel(t.Context())
 	var writer sync.WaitGroup

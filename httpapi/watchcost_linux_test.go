@@ -21,7 +21,7 @@ func TestIdleWatchersAreCheap(t *testing.T) {
 			for k := range n {
 				storetest.Register(t, r, storetest.Instance(fmt.Sprintf("s%d", k), "a1"))
 			}
-			s := serve(t, r, 0)
+			s := serve(t, r)
 			before := inUse()
 			var fds []int
 			for k := range n {

@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -44,6 +45,11 @@ func TestMain(m *testing.M) {
 	if out, err := exec.Command("go", "build", "-o", binary, "../cmd/roster").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build roster: %v\n%s", err, out)
 		os.Exit(1)
+	}
+	// Most tests wait, for leases to end and for programs, and take no time.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
 	}
 	code := m.Run()
 	_ = os.RemoveAll(dir)

@@ -53,7 +53,7 @@ func flood(what string) int {
 	case <-time.After(floodMost):
 	}
 	stop.Store(true)
-	fmt.Println(sent.Load())
+	fmt.Fprintln(os.Stdout, sent.Load())
 	if kind == "dns" { // the others end with the process
 		g.Wait()
 	}

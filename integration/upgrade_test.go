@@ -171,6 +171,7 @@ type newcomers struct {
 }
 
 func (w *newcomers) register(t *testing.T, c int, stop *atomic.Bool) {
+	t.Helper()
 	conn := &keptConn{addr: w.u.http}
 	defer conn.close()
 	for k := 0; !stop.Load(); k++ {
@@ -248,6 +249,7 @@ func (q *queries) send(conn net.Conn, packet []byte, free chan struct{}, rate in
 }
 
 func (q *queries) receive(t *testing.T, conn net.Conn, free chan struct{}) {
+	t.Helper()
 	buf := make([]byte, 4096)
 	seen := [1 << 16]bool{}
 	for {

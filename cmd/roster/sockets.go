@@ -42,7 +42,7 @@ func inherited() (s sockets, from *predecessor, err error) {
 	}
 	var in, out *os.File
 	for _, f := range activation.Files(true) {
-		only := (**os.File)(nil) // where there may be but one of the name
+		var only **os.File // where there may be but one of the name
 		switch f.Name() {
 		case socketHTTP:
 			only = &s.http

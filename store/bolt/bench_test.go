@@ -66,13 +66,14 @@ func BenchmarkRegister(b *testing.B) {
 		b.Run(fmt.Sprint(instances), func(b *testing.B) {
 			path := filledFile(b, instances)
 			for _, writers := range []int{1, 64, 512} {
-				b.Run(fmt.Sprint(writers), func(b *testing.B) { benchmarkRegister(b, path, instances, writers) })
+				b.Run(fmt.Sprint(writers), func(b *testing.B) { benchmarkRegister(b, path, writers) })
 			}
 		})
 	}
 }
 
-func benchmarkRegister(b *testing.B, path string, instances, writers int) {
+func benchmarkRegister(b *testing.B, path string, writers int) {
+	b.Helper()
 	mine, theirs := filepath.Join(b.TempDir(), "roster.db"), filepath.Join(b.TempDir(), "bare.db")
 	for _, to := range []string{mine, theirs} {
 		copyFile(b, to, path)
