@@ -7,8 +7,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -158,28 +156,6 @@ func warnReserved(log logrus.FieldLogger, registry *store.Registry, reserved map
 			log.Warnf("service %s is in the store, but not in DNS: its name is taken by %s", name, by)
 		}
 	}
-}
-
-// heapFloor is memory that is asked for and never touched, so that the system
-// never gives it. The garbage collector counts it: it begins when the heap has
-// grown by gcPercent of the floor and what lives together. Without the floor a
-// small registry is collected ten times a second while heartbeats come in by the
-// thousand, and each time DNS answers wait; with Go's own 100 percent a large one
-// would hold as much garbage as instances.
-const (
-	heapFloor = 512 << 20
-	gcPercent = 25
-)
-
-// tuneCollector sets the garbage collector up, unless GOGC says how it is to be.
-// The floor lasts until release is called.
-func tuneCollector() (release func()) {
-	if os.Getenv("GOGC") != "" {
-		return func() {}
-	}
-	debug.SetGCPercent(gcPercent)
-	floor := make([]byte, heapFloor)
-	return func() { runtime.KeepAlive(floor) }
 }
 
 // logTrouble says that the store's file cannot be written, or, with nil, that

@@ -113,6 +113,7 @@ func (p *plan) start(ctx context.Context, in sockets, before former) (*server, e
 	s.run(&s.taking, s.http.Serve)
 	s.run(&s.taking, s.metrics.serve)
 	s.run(&s.taking, s.checks.Run)
+	s.run(&s.taking, newSpare().run)
 	s.run(&s.taking, func(ctx context.Context) error { p.files.run(ctx, p.hup, p.log); return nil })
 	return s, nil
 }
