@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"net"
 	"net/http"
 
@@ -91,3 +92,12 @@ func Counted(s *Server, h http.Handler) http.Handler { return s.counted("/", h) 
 
 // IsOwnName reports whether a server on loopback answers to a name.
 func IsOwnName(host string) bool { return isOwnName(host) }
+
+// TakeAllRoom takes all the room that lists have, until leave is called.
+func TakeAllRoom(s *Server) (leave func()) {
+	leave, err := s.lists.take(context.Background(), allEntries)
+	if err != nil {
+		panic(err)
+	}
+	return leave
+}

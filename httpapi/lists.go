@@ -124,6 +124,11 @@ func (s *Server) services(w http.ResponseWriter, r *http.Request) error {
 			},
 		})
 	}
+	leave, err := s.lists.take(r.Context(), s.entries(""))
+	if err != nil {
+		return err
+	}
+	defer leave()
 	list, settled := s.summaries(f)
 	// A part of the list has no ETag: it changes with the rights as well.
 	if settled && f.grant.all() && unchanged(w, r, list.Revision) {
@@ -196,7 +201,7 @@ func (s *Server) service(w http.ResponseWriter, r *http.Request) error {
 	if v.Settled(now) && unchanged(w, r, v.Revision) {
 		return nil
 	}
-	return writeJSON(w, http.StatusOK, instancesJSON{v.Revision, name, s.instances(v, f)})
+	return s.writeList(w, r, name, func() any { return instancesJSON{v.Revision, name, s.instances(v, f)} })
 }
 
 func anyLive(v *store.View, now store.Instant) bool {

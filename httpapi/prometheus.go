@@ -63,7 +63,12 @@ func (s *Server) targets(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	now, grant := s.registry.Now(), s.grant(r)
+	grant := s.grant(r)
+	return s.writeList(w, r, "", func() any { return s.targetGroups(f, grant) })
+}
+
+func (s *Server) targetGroups(f targetFilter, grant *Grant) []targetGroup {
+	now := s.registry.Now()
 	groups := []targetGroup{}
 	add := func(v *store.View) bool {
 		if v == nil || !grant.May(Read, v.Service) {
@@ -85,7 +90,7 @@ func (s *Server) targets(w http.ResponseWriter, r *http.Request) error {
 	slices.SortFunc(groups, func(a, b targetGroup) int {
 		return cmp.Or(cmp.Compare(a.service, b.service), cmp.Compare(a.id, b.id))
 	})
-	return writeJSON(w, http.StatusOK, groups)
+	return groups
 }
 
 func (f targetFilter) portOf(i *store.Instance) uint16 {

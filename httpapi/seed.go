@@ -141,9 +141,13 @@ func parseSeedURL(s string) (netip.Addr, uint16, error) {
 // seedServices is GET /services: every live instance, up or not, by service,
 // as far as the caller may read.
 func (s *Server) seedServices(w http.ResponseWriter, r *http.Request) error {
+	grant := s.grant(r)
+	return s.writeList(w, r, "", func() any { return s.allAddresses(grant) })
+}
+
+func (s *Server) allAddresses(grant *Grant) map[string][]string {
 	now := s.registry.Now()
 	all := map[string][]string{}
-	grant := s.grant(r)
 	for v := range s.registry.Services {
 		if !grant.May(Read, v.Service) {
 			continue
@@ -153,7 +157,7 @@ func (s *Server) seedServices(w http.ResponseWriter, r *http.Request) error {
 		}
 		slices.Sort(all[v.Service])
 	}
-	return writeJSON(w, http.StatusOK, all)
+	return all
 }
 
 // seedAddresses gives an address back as it came, or as the seed would have

@@ -146,6 +146,7 @@ type Server struct {
 
 	backingUp    sync.Mutex    // held by the one backup that is being taken
 	largeBatches chan struct{} // one for each that is under way
+	lists        room
 }
 
 // New binds the address, so that a port in use is known at once. Serve must
@@ -177,7 +178,7 @@ func (s *Server) listenOn(l net.Listener) {
 
 // newServer makes a server without a listener.
 func newServer(cfg Config) *Server {
-	s := &Server{cfg: cfg, registry: cfg.Registry, largeBatches: make(chan struct{}, maxLargeBatches)}
+	s := &Server{cfg: cfg, registry: cfg.Registry, largeBatches: make(chan struct{}, maxLargeBatches), lists: newRoom()}
 	s.hub = newHub(s.registry, cfg.MaxWatchers, cfg.MaxWatchersPerClient, s.words)
 	if cfg.UI {
 		s.uiFiles = readUI(cfg.DNSAddress)

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -56,7 +57,7 @@ type waiting struct {
 // otherwise when it does, and in the end as it is.
 func (s *Server) await(rw http.ResponseWriter, r *http.Request, q waiting) error {
 	if r.Method == http.MethodHead || s.hasChanged(q) {
-		return q.reply(rw)
+		return s.reply(rw, r, q)
 	}
 	w, err := s.newWatcher(rw, r, q.service, q.wants)
 	if err != nil {
@@ -68,7 +69,7 @@ func (s *Server) await(rw http.ResponseWriter, r *http.Request, q waiting) error
 	}
 	if s.hasChanged(q) { // before it was listened to
 		s.hub.leave(w)
-		return q.reply(rw)
+		return s.reply(rw, r, q)
 	}
 	until := time.Now().Add(q.wait)
 	h := rw.Header()
@@ -85,7 +86,7 @@ func (s *Server) await(rw http.ResponseWriter, r *http.Request, q waiting) error
 		if s.rights() != w.rights {
 			return errRightsChanged
 		}
-		return q.reply(rw)
+		return s.reply(rw, r, q)
 	}
 	go func() {
 		defer s.hub.leave(w)
@@ -108,6 +109,16 @@ func (s *Server) hasChanged(q waiting) bool {
 	return !ok || slices.ContainsFunc(past, func(e store.Event) bool { return q.wants(&e) })
 }
 
+// reply replies once there is room for the list.
+func (s *Server) reply(rw http.ResponseWriter, r *http.Request, q waiting) error {
+	leave, err := s.lists.take(r.Context(), s.entries(q.service))
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return q.reply(rw)
+}
+
 func (q waiting) reply(rw http.ResponseWriter) error {
 	tag, v := q.answer()
 	if tag != "" {
@@ -119,10 +130,18 @@ func (q waiting) reply(rw http.ResponseWriter) error {
 // send writes the whole response to a connection that was taken over.
 func (s *Server) send(conn net.Conn, h http.Header, w *watcher, q waiting) {
 	r := detached{header: h, status: http.StatusOK}
-	if s.rights() != w.rights {
-		writeProblem(&r, &http.Request{Method: http.MethodGet}, errRightsChanged)
-	} else if err := q.reply(&r); err != nil {
-		return
+	leave, err := s.lists.take(context.Background(), s.entries(q.service))
+	switch {
+	case err != nil:
+	case s.rights() != w.rights:
+		leave()
+		err = errRightsChanged
+	default:
+		defer leave()
+		err = q.reply(&r)
+	}
+	if err != nil {
+		writeProblem(&r, &http.Request{Method: http.MethodGet}, err)
 	}
 	h.Set("Content-Length", strconv.Itoa(len(r.body)))
 	if err := conn.SetWriteDeadline(time.Now().Add(stopTime)); err != nil {

@@ -56,7 +56,8 @@ def data(kind):
     if kind == "crowd":
         ask = ["crowd"] * 200 + ask[1:801]  # a fifth of the queries
     hot = {"hot": ["svc0000"], "crowd": ["crowd"]}.get(kind, sorted({i["service"] for i in inst}))
-    return inst, ask, [i for i in inst if i["service"] in set(hot)]
+    hot = set(hot)
+    return inst, ask, [i for i in inst if i["service"] in hot]
 
 class Churn:
     """Requests at a rate, pipelined on kept connections; how many were answered with 200."""
