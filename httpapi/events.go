@@ -88,6 +88,9 @@ func (s *Server) begin(w *watcher, out io.Writer, last string) error {
 	after, err := strconv.ParseUint(last, 10, 64)
 	known := err == nil
 	var past []store.Event
+	if w.service == "" && store.Revision(after) <= s.judged.since(s.rights, s.registry.Revision) {
+		known = false // it may have been told less than it may read now, or more
+	}
 	if known {
 		past, known = s.since(w.service, store.Revision(after))
 	}

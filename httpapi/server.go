@@ -143,6 +143,7 @@ type Server struct {
 	batches  sync.Pool // of *batch
 	hub      *hub
 	uiFiles  map[string]uiFile // by name; nil: no page
+	judged   judged
 
 	backingUp    sync.Mutex    // held by the one backup that is being taken
 	largeBatches chan struct{} // one for each that is under way
@@ -180,6 +181,7 @@ func (s *Server) listenOn(l net.Listener) {
 func newServer(cfg Config) *Server {
 	s := &Server{cfg: cfg, registry: cfg.Registry, largeBatches: make(chan struct{}, maxLargeBatches), lists: newRoom()}
 	s.hub = newHub(s.registry, cfg.MaxWatchers, cfg.MaxWatchersPerClient, s.words)
+	s.judged.since(s.rights, s.registry.Revision) // which rights there were before, nobody knows
 	if cfg.UI {
 		s.uiFiles = readUI(cfg.DNSAddress)
 	}

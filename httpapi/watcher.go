@@ -231,6 +231,25 @@ func (s *Server) rights() *Rights {
 	return s.cfg.Rights()
 }
 
+// judged knows since which revision the rights are those of now.
+type judged struct {
+	mu     sync.Mutex // guards what follows
+	rights *Rights
+	at     store.Revision
+}
+
+// since returns the last revision that anybody may have been told by other
+// rights than those of now; 0 where there are no rights. Who looks first after
+// a change notes it: a stream is cut before it tells anything later (see stream).
+func (j *judged) since(rights func() *Rights, revision func() store.Revision) store.Revision {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if now := rights(); now != j.rights {
+		j.rights, j.at = now, revision()
+	}
+	return j.at
+}
+
 // sees reports whether the caller may read the service.
 func (w *watcher) sees(service string) bool {
 	return w.service != "" || w.grant.May(Read, service)

@@ -21,6 +21,7 @@ func TestWatchWithRights(t *testing.T) {
 	var rights atomic.Pointer[httpapi.Rights]
 	rights.Store(team(t, 0))
 	s := serveWith(t, r, httpapi.Config{Rights: rights.Load})
+	storetest.Register(t, r, storetest.Instance("db", "a0")) // what was before the server began is told in a reset
 	storetest.Register(t, r, storetest.Instance("web", "a1"))
 	storetest.Register(t, r, storetest.Instance("db", "a1"))
 	start := r.Revision() - 2
@@ -82,4 +83,41 @@ func TestWatchWithRights(t *testing.T) {
 		}
 		c.Close()
 	}
+}
+
+// Who comes back after a change of rights gets all that it may read now, also
+// what was registered long before.
+func TestResumeAfterAChangeOfRights(t *testing.T) {
+	r, _ := storetest.Open(t, memory, store.Config{})
+	var rights atomic.Pointer[httpapi.Rights]
+	rights.Store(team(t, 0))
+	s := serveWith(t, r, httpapi.Config{Rights: rights.Load})
+	storetest.Register(t, r, storetest.Instance("db", "a1"))
+	storetest.Register(t, r, storetest.Instance("web", "a1"))
+	resume := func(last store.Revision) *stream {
+		t.Helper()
+		c, err := request(s.Addr().String(), "/v1/events?token=web-token", fmt.Sprint(uint64(last)), 200)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	last := r.Revision() - 1
+	resume(last).want(t, "register")
+
+	last = r.Revision()
+	wider, err := httpapi.NewRights(httpapi.RightsConfig{Grants: []httpapi.Grant{grant("web-team", "web-token", httpapi.Read, nil)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rights.Store(wider)
+	data, _ := resume(last).want(t, "reset")
+	if n := len(data["instances"].([]any)); n != 2 {
+		t.Errorf("the reset has %d instances, want 2: db may be read now", n)
+	}
+	storetest.Register(t, r, storetest.Instance("db", "a2"))
+	last = r.Revision()
+	storetest.Register(t, r, storetest.Instance("db", "a3"))
+	resume(last).want(t, "register") // by the same rights it goes on
 }
