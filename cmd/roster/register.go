@@ -270,14 +270,15 @@ func left(expires time.Time) string {
 // routeTo returns the address of this host from which it reaches the first of
 // the servers that it has a route to. Nothing is sent: to connect a UDP socket
 // is to ask the kernel for the route.
-func routeTo(servers []string) (netip.Addr, error) {
+func routeTo(ctx context.Context, servers []string) (netip.Addr, error) {
 	var last error
+	var d net.Dialer // which looks up a name for no longer than ctx
 	for _, s := range servers {
 		u, err := client.ParseServer(s)
 		if err != nil {
 			return netip.Addr{}, err
 		}
-		conn, err := net.Dial("udp", net.JoinHostPort(u.Hostname(), portOf(u)))
+		conn, err := d.DialContext(ctx, "udp", net.JoinHostPort(u.Hostname(), portOf(u)))
 		if err != nil {
 			last = err
 			continue

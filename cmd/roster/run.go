@@ -111,6 +111,9 @@ func (r *runner) name() string {
 // it ended with 0. A registration that is refused ends the program, and is the
 // error then.
 func (r *runner) run(ctx context.Context, args []string) error {
+	if err := r.free(ctx); err != nil {
+		return err
+	}
 	weight, remove := weightFile()
 	defer remove()
 	signals := forwarded()
@@ -158,6 +161,35 @@ func (r *runner) run(ctx context.Context, args []string) error {
 			drained = nil
 		}
 	}
+}
+
+// freeTime is how long a look at the port may take before the program starts.
+const freeTime = time.Second
+
+// free makes sure that nobody else has the port. A program that is started a
+// second time would be registered in the first one's place, fail to listen, and
+// take the first one, which lives, out of DNS. With --check it is for that to
+// say who answers.
+func (r *runner) free(ctx context.Context) error {
+	reg := &r.keeper.Registration
+	if r.probe != nil || reg.Port == 0 || reg.Protocol != "tcp" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, freeTime)
+	defer cancel()
+	addresses := reg.Addresses
+	if len(addresses) == 0 {
+		a, err := routeTo(ctx, r.servers)
+		if err != nil {
+			return nil // it is said where the address is chosen
+		}
+		addresses = []netip.Addr{a}
+	}
+	address := net.JoinHostPort(addresses[0].String(), strconv.Itoa(int(reg.Port)))
+	if connection(address)(ctx) != nil {
+		return nil
+	}
+	return fmt.Errorf("something answers at %s already, before the program is started\nStop it, or say with --check what has to answer.", address) //nolint:staticcheck // two sentences for people
 }
 
 // keep waits until the program is there, and keeps it registered until ctx is
@@ -218,12 +250,12 @@ func (r *runner) goodbye(status int) {
 // for a route to the server, and reports whether there is one.
 func (r *runner) chooseAddress(ctx context.Context) bool {
 	for told := false; len(r.keeper.Registration.Addresses) == 0; {
-		a, err := routeTo(r.servers)
+		a, err := routeTo(ctx, r.servers)
 		if err == nil {
 			r.keeper.Registration.Addresses = []netip.Addr{a}
 			return true
 		}
-		if !told {
+		if !told && ctx.Err() == nil {
 			r.say("%v; trying again", err)
 			told = true
 		}
