@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -132,12 +134,23 @@ func (t *table) add(values ...any) {
 		if !ok {
 			c = cell{text: fmt.Sprint(v)}
 		}
+		c.text = printable(c.text)
 		if c.text == "" {
 			c.text = "-"
 		}
 		row = append(row, c)
 	}
 	t.rows = append(t.rows, row)
+}
+
+// printable writes what is no printable text as Go does. Tags and meta are any
+// text, and whoever may register is not to move a reader's cursor.
+func printable(text string) string {
+	if !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return text
+	}
+	quoted := strconv.Quote(text)
+	return quoted[1 : len(quoted)-1]
 }
 
 func (t *table) write(w io.Writer, colour bool) error {

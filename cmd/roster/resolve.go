@@ -98,6 +98,7 @@ type record struct {
 	Priority  *uint16  `json:"priority,omitempty"`
 	Weight    *uint16  `json:"weight,omitempty"`
 	Share     *float64 `json:"share,omitempty"` // of the clients, in percent; 0 while a better priority has somebody
+	Standby   bool     `json:"-"`               // a better priority has somebody
 	Value     string   `json:"value"`           // an address, a text, or target:port
 	Addresses []string `json:"addresses,omitempty"`
 }
@@ -235,7 +236,7 @@ func share(list []record) {
 		switch {
 		case r.Priority == nil:
 		case *r.Priority != best:
-			list[k].Share = new(0.0)
+			list[k].Share, list[k].Standby = new(0.0), true
 		case total == 0:
 			list[k].Share = new(100 / float64(n))
 		default:
@@ -252,7 +253,7 @@ func (r *resolution) table() *table {
 		if rec.Priority != nil {
 			priority, weight = fmt.Sprint(*rec.Priority), fmt.Sprint(*rec.Weight)
 			share = cell{fmt.Sprintf("%.0f%%", *rec.Share), green}
-			if *rec.Share == 0 && *rec.Weight > 0 {
+			if rec.Standby {
 				share = cell{"standby", dim}
 			}
 		}
