@@ -15,8 +15,8 @@ import (
 // on. It takes as long as w does, and meanwhile the file grows with each
 // change, for no page of that moment is used again. Exactly what has been
 // acknowledged is in it; where that cannot be said, because a transaction
-// failed, it is an error that wraps [store.ErrNotDurable], and what was written
-// is worth nothing.
+// failed, it ends with an error that wraps [store.ErrNotDurable], and what was
+// written is worth nothing.
 func (s *Store) Backup(w io.Writer) error {
 	s.copying.RLock()
 	defer s.copying.RUnlock()
@@ -25,15 +25,40 @@ func (s *Store) Backup(w io.Writer) error {
 		return fmt.Errorf("back up store %s: %w", s.path, err)
 	}
 	defer tx.Rollback() //nolint:errcheck // it has changed nothing
-	if _, err := tx.WriteTo(w); err != nil {
+	out := &backupWriter{w, s.counts, failed, nil}
+	if _, err := tx.WriteTo(out); err != nil && out.err == nil {
 		return fmt.Errorf("back up store %s: %w", s.path, err)
 	}
-	// After a failure bbolt takes pages for free by the transaction that failed,
-	// and not by those that are being read.
-	if s.counts.failed.Load() != failed {
-		return fmt.Errorf("back up store %s: %w: a write failed meanwhile", s.path, store.ErrNotDurable)
+	if err := out.check(); err != nil {
+		return fmt.Errorf("back up store %s: %w", s.path, err)
 	}
 	return nil
+}
+
+// backupWriter ends a backup when a transaction has failed. What is read then is
+// worth nothing, for bbolt takes pages for free by the transaction that failed,
+// and not by those that are being read; and until the backup ends the file
+// cannot be opened anew, so that nothing can be written.
+type backupWriter struct {
+	w      io.Writer
+	counts *counts
+	failed uint64 // how many had when it began
+	err    error  // of check
+}
+
+// Write implements [io.Writer].
+func (b *backupWriter) Write(p []byte) (int, error) {
+	if err := b.check(); err != nil {
+		return 0, err
+	}
+	return b.w.Write(p)
+}
+
+func (b *backupWriter) check() error {
+	if b.err == nil && b.counts.failed.Load() != b.failed {
+		b.err = fmt.Errorf("%w: a write failed meanwhile", store.ErrNotDurable)
+	}
+	return b.err
 }
 
 // beginBackup begins to read between two transactions, and returns how many

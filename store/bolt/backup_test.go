@@ -94,6 +94,35 @@ func TestBackupInTrouble(t *testing.T) {
 	}
 }
 
+// A backup that somebody takes slowly keeps nobody from writing once the
+// trouble is over: it is cut off with the next part that they take.
+func TestBackupGivesWay(t *testing.T) {
+	s := mustOpen(t, filled(t, 3000))
+	r, _ := storetest.Open(t, func(*testing.T) store.Backend { return s }, store.Config{})
+	reading, on, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	var parts atomic.Int64
+	go func() {
+		ended <- s.Backup(writerFunc(func(b []byte) (int, error) {
+			if parts.Add(1) == 3 {
+				close(reading)
+				<-on
+			}
+			return len(b), nil
+		}))
+	}()
+	<-reading
+	fix := bolt.BreakLastSync(s)
+	if _, err := r.Register(t.Context(), storetest.Instance("web", "ghost"), false); !errors.Is(err, store.ErrNotDurable) {
+		t.Errorf("got %v, want ErrNotDurable", err)
+	}
+	fix()
+	close(on)
+	if err := <-ended; !errors.Is(err, store.ErrNotDurable) || parts.Load() != 3 {
+		t.Errorf("after the failure it took %d parts, and ended with %v", parts.Load()-3, err)
+	}
+	storetest.Register(t, r, storetest.Instance("web", "a1"))
+}
+
 // A compacted file is smaller and has the same in it.
 func TestCompact(t *testing.T) {
 	path := filled(t, 300)
