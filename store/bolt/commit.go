@@ -33,6 +33,11 @@ const (
 	// retryAfter is how often the committer itself tries while there is
 	// trouble.
 	retryAfter = time.Second
+	// restFactor is how many times as long as a failed transaction took the
+	// committer then rests, but retryAfter at most: after each bbolt reads the
+	// whole file twice, and would keep a processor busy for as long as there are
+	// writers.
+	restFactor = 4
 	// calm is how long no transaction may fail before the trouble is over. On a
 	// full disk a small one works now and then.
 	calm = 5 * time.Second
@@ -51,14 +56,22 @@ func (c *committer) run() {
 		case <-retry:
 		}
 		batch, open := c.take()
+		var rest time.Duration
 		if len(batch) > 0 || c.troubled.Load() {
+			begin := time.Now()
 			err := c.write(batch)
 			for _, b := range batch {
 				b.result <- err
 			}
+			if err != nil {
+				rest = min(restFactor*time.Since(begin), retryAfter)
+			}
 		}
 		if !open { // take emptied the queue, and nothing enters it once closed
 			return
+		}
+		if rest > 0 { // those who come meanwhile share the next transaction
+			<-time.After(rest)
 		}
 	}
 }

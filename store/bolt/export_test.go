@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	bbolt "go.etcd.io/bbolt"
 )
@@ -39,6 +41,17 @@ func BreakLastSync(s *Store) (fix func()) {
 		return errors.Join(commit(tx), errors.New("sync: input/output error"))
 	}
 	return func() { s.commitTx = commit }
+}
+
+// BreakSlowly has all transactions fail after that long, and counts them.
+func BreakSlowly(s *Store, takes time.Duration) (count *atomic.Int64) {
+	count = new(atomic.Int64)
+	s.commitTx = func(*bbolt.Tx) error {
+		count.Add(1)
+		<-time.After(takes)
+		return errors.New("sync: input/output error")
+	}
+	return count
 }
 
 // Break makes the store's file unable to grow, as on a full disk, until fix is
