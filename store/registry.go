@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -40,17 +39,6 @@ type Config struct {
 	// ([Registry.Holders]). Default: none, which costs nothing.
 	Addresses []netip.Prefix
 
-	// SweepFailed is called, from the goroutine in [Registry.Run], when the
-	// removal of ended leases could not be made durable, and with nil when it
-	// works again. In between they stay out of every answer, and the removal
-	// is tried again. Default: nothing.
-	SweepFailed func(error)
-
-	// WeightsFailed is the same for weights that heartbeats have brought and
-	// that were held back: until it works again the ones before are in force.
-	// Default: nothing.
-	WeightsFailed func(error)
-
 	// Standing has the lease clock stand until Run is called: for a server that
 	// reads what another has stored while that one still answers, and takes
 	// heartbeats later. Default: it goes from the end of Open on.
@@ -74,12 +62,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Derive == nil {
 		c.Derive = func(*View) any { return nil }
-	}
-	if c.SweepFailed == nil {
-		c.SweepFailed = func(error) {}
-	}
-	if c.WeightsFailed == nil {
-		c.WeightsFailed = func(error) {}
 	}
 	if c.Stalled == nil {
 		c.Stalled = func(_, _ time.Duration) {}
@@ -607,19 +589,13 @@ func (r *Registry) expire(ctx context.Context, leases []*Lease, failures *int) b
 	if len(events) == 0 {
 		return true
 	}
-	err := r.backend.Commit(ctx, events)
-	if err == nil {
-		if *failures > 0 {
-			*failures = 0
-			r.cfg.SweepFailed(nil)
-		}
+	if r.backend.Commit(ctx, events) == nil { // it tells of its trouble itself
+		*failures = 0
 		return true
 	}
 	for _, l := range leases {
 		r.deadlines.schedule(l, again)
 	}
-	if *failures++; *failures == 1 && !errors.Is(err, ErrClosed) && ctx.Err() == nil {
-		r.cfg.SweepFailed(fmt.Errorf("remove %d instances whose leases ended: %w", len(events), err))
-	}
+	*failures++
 	return false
 }

@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"sync"
 	"time"
 )
@@ -20,8 +18,6 @@ type weights struct {
 	mu    sync.Mutex
 	held  map[*Lease]heldWeight // guarded by mu
 	queue []*Lease              // those in held, by until; guarded by mu
-
-	failing bool // the last commit failed; belongs to runWeights
 
 	// wake has room for one: there is something in the queue that was empty.
 	wake chan struct{}
@@ -171,18 +167,10 @@ func (r *Registry) commitWeights(ctx context.Context, leases []*Lease) {
 	if len(events) == 0 {
 		return
 	}
-	err := r.backend.Commit(ctx, events)
-	switch failing := r.weights.failing; {
-	case err == nil:
-		for _, l := range changed {
-			r.weights.forget(l)
-		}
-		if failing {
-			r.weights.failing = false
-			r.cfg.WeightsFailed(nil)
-		}
-	case !failing && !errors.Is(err, ErrClosed) && ctx.Err() == nil:
-		r.weights.failing = true
-		r.cfg.WeightsFailed(fmt.Errorf("store %d weights: %w", len(events), err))
+	if r.backend.Commit(ctx, events) != nil { // it tells of its trouble itself
+		return
+	}
+	for _, l := range changed {
+		r.weights.forget(l)
 	}
 }
