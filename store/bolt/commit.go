@@ -149,16 +149,21 @@ func (c *committer) mend() error {
 		return errors.New("a backup of it is to be cut off first")
 	}
 	defer c.copying.Unlock()
+	if c.db == nil { // the last try could not open it, and nobody writes it without its lock
+		f, err := open(c.path, writing())
+		if err != nil {
+			return err
+		}
+		c.file = f
+	}
 	txid, err := settle(c.path)
 	if err != nil {
 		return err
 	}
-	if c.db != nil {
-		if err := c.db.Close(); err != nil {
-			return err
-		}
-		c.db = nil
+	if err := c.db.Close(); err != nil {
+		return err
 	}
+	c.db = nil
 	f, err := open(c.path, writing())
 	if err != nil {
 		return err

@@ -16,6 +16,10 @@ func Compact(path string) (before, after Summary, err error) {
 	if before, err = Check(path); err != nil {
 		return before, after, err
 	}
+	// Where path is a link it stays one.
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return before, after, fmt.Errorf("compact store: %w", err)
+	}
 	old, _, err := lock(path, load)
 	if err != nil {
 		return before, after, err
