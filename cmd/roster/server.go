@@ -257,5 +257,5 @@ func (s *server) sockets() (out sockets, err error) {
 			return out, fmt.Errorf("copy the socket of the metrics: %w", err)
 		}
 	}
-	return out, nil
+	return out, out.keepMode()
 }

@@ -86,6 +86,27 @@ func (s sockets) files() (files []*os.File, names []string) {
 	return files, names
 }
 
+// keepMode makes each of them one that can be given away as it is.
+func (s *sockets) keepMode() error {
+	all := []**os.File{&s.http, &s.metrics}
+	for k := range s.dns {
+		all = append(all, &s.dns[k])
+	}
+	for k := range s.dot {
+		all = append(all, &s.dot[k])
+	}
+	for _, f := range all {
+		if *f == nil {
+			continue
+		}
+		var err error
+		if *f, err = keepMode(*f); err != nil {
+			return fmt.Errorf("copy a socket: %w", err)
+		}
+	}
+	return nil
+}
+
 func (s sockets) close() {
 	files, _ := s.files()
 	for _, f := range files {
