@@ -19,20 +19,24 @@ type shared struct {
 	copy map[net.PacketConn]func() (*os.File, error) // guarded by mu
 }
 
-// share notes how a socket is copied until unshare is called, after which it
-// may be closed.
-func (s *shared) share(conn net.PacketConn, copy func() (*os.File, error)) (unshare func()) {
+// share notes how a socket is copied that take takes out of Go's hands, until
+// unshare is called, after which it may be closed.
+func (s *shared) share(conn net.PacketConn, take func() (copied func() (*os.File, error), err error)) (unshare func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	copied, err := take()
+	if err != nil {
+		return nil, err
+	}
 	if s.copy == nil {
 		s.copy = map[net.PacketConn]func() (*os.File, error){}
 	}
-	s.copy[conn] = copy
+	s.copy[conn] = copied
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.copy, conn)
-	}
+	}, nil
 }
 
 // file returns a copy of a UDP socket.

@@ -154,15 +154,20 @@ var threadName = []byte("dns-udp\x00")
 func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn, c *counts) error {
 	conn := pc.(*net.UDPConn)                           //nolint:errcheck // listenUDP made it
 	local := conn.LocalAddr().(*net.UDPAddr).AddrPort() //nolint:errcheck // what a UDP socket has
-	fd, err := ownSocket(conn)
+	var fd int
+	// In one step, or there would be a moment in which it cannot be copied.
+	unshare, err := s.shared.share(pc, func() (copied func() (*os.File, error), err error) {
+		fd, err = ownSocket(conn)
+		return func() (*os.File, error) {
+			copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+			return os.NewFile(uintptr(copied), "dns"), err // it blocks, so Go's poller has nothing to do with it
+		}, err
+	})
 	if err != nil {
 		return fmt.Errorf("serve DNS over UDP: %w", err)
 	}
 	defer unix.Close(fd)
-	defer s.shared.share(pc, func() (*os.File, error) {
-		copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		return os.NewFile(uintptr(copied), "dns"), err // it blocks, so Go's poller has nothing to do with it
-	})()
+	defer unshare()
 	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("serve DNS over UDP: eventfd: %w", err)
@@ -178,13 +183,12 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn, c *counts) err
 	addProc(1)
 	defer addProc(-1)
 	ended := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // it ends with the goroutine
+	onOwnThread(func() {
 		// For top -H and for benchmarks; without a name it works as well.
 		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&threadName[0])), 0, 0, 0)
 		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, niceness) // of this thread alone
 		ended <- l.run()
-	}()
+	})
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
@@ -199,6 +203,24 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn, c *counts) err
 		return fmt.Errorf("serve DNS over UDP: %w", err)
 	}
 	return nil
+}
+
+// onOwnThread starts f on a thread that ends with it. It is not the main thread,
+// whose name and niceness are the process's for ps, pgrep and the like.
+func onOwnThread(f func()) {
+	started := make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			onOwnThread(f) // which gets another, for this one is taken until it has
+			runtime.UnlockOSThread()
+			close(started)
+			return
+		}
+		close(started)
+		f()
+	}()
+	<-started
 }
 
 // ownSocket takes the socket out of Go's hands, and with it out of Go's poller,
