@@ -330,6 +330,48 @@ func TestUpgradeFails(t *testing.T) {
 	}
 }
 
+// Connections that come while the new program takes its time to start do not
+// keep the old process from letting go.
+func TestUpgradeSlowStart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	program := filepath.Join(dir, "roster")
+	if err := os.Symlink(binary, program); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "serve", "--dns", "127.0.0.1:0", "--http", "127.0.0.1:0")
+	cmd.Dir = dir
+	u := startUpgradable(t, cmd)
+	if err := os.Remove(program); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(program, []byte("#!/bin/sh\nsleep 1\nexec "+binary+" \"$@\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var connecting sync.WaitGroup
+	for _, address := range []string{u.http, u.dns} {
+		connecting.Go(func() {
+			tick := time.NewTicker(20 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				if c, err := net.DialTimeout("tcp", address, time.Second); err == nil {
+					_ = c.Close()
+				}
+				select {
+				case <-tick.C:
+				case <-stop:
+					return
+				}
+			}
+		})
+	}
+	u.upgrade(t)
+	close(stop)
+	connecting.Wait()
+	u.stop(t)
+}
+
 // systemd is told which process to watch, in the order that it needs.
 func TestUpgradeUnderSystemd(t *testing.T) {
 	t.Parallel()

@@ -204,6 +204,9 @@ func (s *server) handOver(ctx context.Context) (again *server, err error) {
 	if strings.HasPrefix(s.flags.store, "memory:") {
 		return nil, fmt.Errorf("--store %s keeps nothing that another process could go on with", s.flags.store)
 	}
+	if os.Getpid() == 1 { // with which all others in a container end
+		return nil, errors.New("this is process 1 of a container, which cannot end before another: start a new container in its place")
+	}
 	in, err := s.sockets()
 	if err != nil {
 		return nil, err
@@ -232,6 +235,11 @@ func (s *server) handOver(ctx context.Context) (again *server, err error) {
 	}
 	s.answering.end()
 	steps.add("silent")
+	select {
+	case <-c.done:
+		return s.takeBack(ctx, in, fmt.Errorf("%s, started anew: it ended when it was to take over", c.Path))
+	default:
+	}
 	// systemd is to know whom to watch before this process ends.
 	_, _ = daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d", c.Process.Pid))
 	c.say(saySilent)
