@@ -52,6 +52,7 @@ type cuts struct {
 	random *rand.Rand // of the disk's, under its mu
 	faulty bool
 	seed   uint64
+	rounds uint64
 
 	mu       sync.Mutex
 	history  map[string][]change // by ID, in order; guarded by mu
@@ -162,8 +163,11 @@ func (c *cuts) round(t *testing.T, each int) {
 	var done atomic.Int64
 	enough := make(chan struct{})
 	var g sync.WaitGroup
+	c.rounds++
 	for client := range clients {
-		random := rand.New(rand.NewPCG(c.seed, uint64(client)))
+		// Others in each round: what is registered twice in the same way is a
+		// heartbeat, and says nothing of the disk.
+		random := rand.New(rand.NewPCG(c.seed+c.rounds, uint64(client)))
 		g.Go(func() {
 			for !stop.Load() {
 				c.change(r, fmt.Sprintf("c%d-%d", client, random.IntN(ids)), random)

@@ -348,26 +348,21 @@ func TestUpgradeSlowStart(t *testing.T) {
 	if err := os.WriteFile(program, []byte("#!/bin/sh\nsleep 1\nexec "+binary+" \"$@\"\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	stop := make(chan struct{})
+	// Some, and then none: the next one would free who waits for it.
 	var connecting sync.WaitGroup
 	for _, address := range []string{u.http, u.dns} {
 		connecting.Go(func() {
 			tick := time.NewTicker(20 * time.Millisecond)
 			defer tick.Stop()
-			for {
+			for range 20 {
 				if c, err := net.DialTimeout("tcp", address, time.Second); err == nil {
 					_ = c.Close()
 				}
-				select {
-				case <-tick.C:
-				case <-stop:
-					return
-				}
+				<-tick.C
 			}
 		})
 	}
 	u.upgrade(t)
-	close(stop)
 	connecting.Wait()
 	u.stop(t)
 }
