@@ -8,7 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,13 +106,19 @@ type secondary struct {
 	name, addr string
 }
 
-// freePort returns a port of the loopback that is free for UDP and TCP.
+// nextPort is what freePort looks at next.
+var nextPort atomic.Int32
+
+// freePort returns a port of the loopback that is free for UDP and TCP, and
+// stays so: each only once, and none that the system gives to connections and to
+// those who ask for port 0.
 func freePort(t *testing.T) string {
 	t.Helper()
-	for range 20 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 100 {
+		nextPort.CompareAndSwap(0, 20000+int32(os.Getpid())%5000)
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(nextPort.Add(1)))))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
 		pc, err := net.ListenPacket("udp", l.Addr().String())
 		l.Close()
