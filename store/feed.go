@@ -177,3 +177,22 @@ func (f *feed) stop() {
 		}
 	}
 }
+
+// Subscribe delivers every event of a service ("" for all) after the given
+// revision: first those returned, then those on the subscription. It returns
+// ErrCompacted where the history no longer reaches back so far. A subscriber
+// who lets buffer events pile up is cut off with ErrLagged.
+func (r *Registry) Subscribe(service string, after Revision, buffer int) (*Subscription, []Event, error) {
+	// A revision that readers know has also been published.
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.feed.subscribe(service, after, buffer)
+}
+
+// Since returns the events of a service ("" for all) after the given revision,
+// or ErrCompacted where the history no longer reaches back so far.
+func (r *Registry) Since(service string, after Revision) ([]Event, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.feed.since(service, after)
+}

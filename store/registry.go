@@ -213,25 +213,6 @@ func (r *Registry) HasTag(label string) bool { return r.labels.has(label) }
 // HasProtocol reports whether any registered instance speaks the protocol.
 func (r *Registry) HasProtocol(p Protocol) bool { return r.labels.protocols[p].Load() > 0 }
 
-// Subscribe delivers every event of a service ("" for all) after the given
-// revision: first those returned, then those on the subscription. It returns
-// ErrCompacted where the history no longer reaches back so far. A subscriber
-// who lets buffer events pile up is cut off with ErrLagged.
-func (r *Registry) Subscribe(service string, after Revision, buffer int) (*Subscription, []Event, error) {
-	// A revision that readers know has also been published.
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.feed.subscribe(service, after, buffer)
-}
-
-// Since returns the events of a service ("" for all) after the given revision,
-// or ErrCompacted where the history no longer reaches back so far.
-func (r *Registry) Since(service string, after Revision) ([]Event, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.feed.since(service, after)
-}
-
 // Registration is what a registration or a heartbeat has left in place.
 type Registration struct {
 	*Instance
