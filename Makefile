@@ -1,7 +1,7 @@
 # make            this list
 # make build      the binary, bin/roster
 # make test       all tests; those that need a program which is missing skip
-# make race       the same under the race detector (needs a C compiler)
+# make race       those of the packages under the race detector (needs a C compiler)
 # make integration  the tests with real programs, all of which must be there
 # make torture    the long forms of the tests that have one
 # make bench      Go's benchmarks
@@ -30,7 +30,7 @@ test:
 	go test ./...
 
 race:
-	go test -race ./...
+	go test -race ./cmd/... ./dnsserver/... ./httpapi/... ./store/...
 
 integration:
 	ROSTER_REQUIRE_TOOLS=1 go test -count=1 ./integration/...
