@@ -228,7 +228,7 @@ func TestRollingReplacement(t *testing.T) {
 			if !drain && failed.Load() == 0 {
 				t.Error("no request failed: the test shows nothing")
 			}
-			if asked.Load() < 100 {
+			if asked.Load() < 500 {
 				t.Errorf("only %d requests", asked.Load())
 			}
 			if got := len(r.listed(t)); got != n {

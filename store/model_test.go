@@ -163,7 +163,7 @@ func (w *world) open() {
 	w.Registry = r
 	w.fast, w.slow, w.failed, w.grace, w.release = 0, 0, 0, 0, nil
 	store.Tick(r)
-	time.Sleep(time.Nanosecond) //nolint:forbidigo // a tick at 0 counts for none
+	storetest.Advance(time.Nanosecond) // a tick at 0 counts for none
 	w.fast, w.slow = 1, 1
 	store.Tick(r)
 }
@@ -303,7 +303,7 @@ func (w *world) lapse(d time.Duration) {
 
 // pass lets time pass without a tick.
 func (w *world) pass(d time.Duration) {
-	time.Sleep(d) //nolint:forbidigo // in a bubble this is how time passes
+	storetest.Advance(d)
 	gone := min(d, stallTakes)
 	switch {
 	case w.release != nil:
