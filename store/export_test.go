@@ -77,3 +77,6 @@ func CommitWeights(ctx context.Context, r *Registry) {
 		r.commitWeights(ctx, leases)
 	}
 }
+
+// SetConfirmed sets until when the registry counts as confirmed.
+func (r *Registry) SetConfirmed(age time.Duration) { r.confirmed.Store(int64(age)) }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -82,6 +83,10 @@ type Registry struct {
 	holders  addresses
 	revision atomic.Uint64
 
+	// confirmed is the Age until which what is here counts as confirmed by the
+	// backend; MaxInt64 where nobody shares that.
+	confirmed atomic.Int64
+
 	// mu is held while changes are made visible and published; readers of the
 	// present state need it not.
 	mu   sync.Mutex
@@ -109,6 +114,7 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 		weights:   newWeights(),
 	}
 	r.holders.within = cfg.Addresses
+	r.confirmed.Store(math.MaxInt64)
 	r.registering = make(chan struct{}, r.cfg.MaxRegistering)
 	restored := map[*service]*View{}
 	at, err := b.Start(ctx, func(i *Instance) { r.restore(restored, i) }, r.apply)
