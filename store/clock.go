@@ -59,6 +59,32 @@ type stallCounts struct {
 	stood atomic.Int64 // a Duration
 }
 
+// set has a clock that stands show another moment.
+func (c *clock) set(to Instant) { c.wound.Store(&winding{lease: to}) }
+
+// windUntil lets the clock go until a moment of the one that it follows, and no
+// further: one that a backend winds, and not ticks.
+func (c *clock) windUntil(until time.Duration) {
+	for {
+		w, real := c.wound.Load(), c.real()
+		now, _ := w.at(real)
+		if real >= until || c.wound.CompareAndSwap(w, &winding{real, now, until - real}) {
+			return
+		}
+	}
+}
+
+// advance puts the clock forward.
+func (c *clock) advance(to Instant) {
+	for {
+		w, real := c.wound.Load(), c.real()
+		now, stands := w.at(real)
+		if to <= now || c.wound.CompareAndSwap(w, &winding{real, to, max(-stands, 0)}) {
+			return
+		}
+	}
+}
+
 // newClock returns a clock that shows 0 until it is started.
 func newClock() *clock {
 	c := &clock{epoch: time.Now(), credit: maxGrace}
@@ -75,7 +101,10 @@ func (c *clock) real() time.Duration { return time.Since(c.epoch) }
 // at returns what the clock shows at a moment that is not before the last call,
 // and for how long it has been standing then; below 0 where it goes.
 func (c *clock) at(real time.Duration) (now Instant, stands time.Duration) {
-	w := c.wound.Load()
+	return c.wound.Load().at(real)
+}
+
+func (w *winding) at(real time.Duration) (now Instant, stands time.Duration) {
 	gone := max(real-w.real, 0) // others may have wound it since real was read
 	return w.lease + Instant(min(gone, w.most)), gone - w.most
 }
@@ -128,7 +157,9 @@ func (r *Registry) runClock(ctx context.Context) {
 	for {
 		real := r.clock.real()
 		r.drains.keepTime(r, real)
-		if lasted, extends := r.clock.tick(real); lasted > 0 {
+		if r.shared != nil {
+			// The backend winds it.
+		} else if lasted, extends := r.clock.tick(real); lasted > 0 {
 			r.cfg.Stalled(lasted, extends)
 		}
 		select {
@@ -163,7 +194,8 @@ func (r *Registry) Wall(t Instant) time.Time {
 
 // Hold makes the lease clock stand, within 100 ms, until release is called: no
 // lease ends, and none gets shorter. It is for a server that knows that
-// heartbeats go elsewhere for a while. Everything else goes on; instances that
+// heartbeats go elsewhere for a while. With a [Shared] backend it does nothing:
+// what is known elsewhere does not wait. Everything else goes on; instances that
 // are being drained go when it was said they would. Several may hold it at a
 // time. It works while Run runs.
 func (r *Registry) Hold() (release func()) { return r.clock.hold() }

@@ -38,7 +38,7 @@ func (d *deadlines) schedule(l *Lease, at Instant) {
 		heap.Push(&d.heap, deadline{at, l})
 	case at < d.heap[l.index].at:
 		d.heap[l.index].at = at
-		heap.Fix(&d.heap, l.index)
+		heap.Fix(&d.heap, int(l.index))
 	}
 	first := l.index == 0
 	d.mu.Unlock()
@@ -55,7 +55,7 @@ func (d *deadlines) remove(l *Lease) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if l.index >= 0 {
-		heap.Remove(&d.heap, l.index)
+		heap.Remove(&d.heap, int(l.index))
 	}
 }
 
@@ -74,7 +74,7 @@ func (d *deadlines) due(now Instant, limit int) (leases []*Lease, next Instant) 
 			heap.Pop(&d.heap)
 			continue
 		}
-		if top.at = top.lease.End(); top.at == Never { // became permanent
+		if top.at = top.lease.due(); top.at == Never { // became permanent
 			heap.Pop(&d.heap)
 			continue
 		}
@@ -93,12 +93,12 @@ func (h deadlineHeap) Less(i, j int) bool { return h[i].at < h[j].at }
 
 func (h deadlineHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].lease.index, h[j].lease.index = i, j
+	h[i].lease.index, h[j].lease.index = int32(i), int32(j)
 }
 
 func (h *deadlineHeap) Push(x any) {
 	d := x.(deadline) //nolint:errcheck // container/heap hands back what schedule pushed
-	d.lease.index = len(*h)
+	d.lease.index = int32(len(*h))
 	*h = append(*h, d)
 }
 

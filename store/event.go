@@ -32,6 +32,13 @@ type Event struct {
 
 	// Checked: it is what a check found, and so renews no lease.
 	Checked bool
+
+	// End is until when the lease lasts afterwards, at least; 0 where that is
+	// for whoever applies it. It is set where the backend is [Shared].
+	End Instant
+
+	// Elsewhere: another server has decided it.
+	Elsewhere bool
 }
 
 // Stamp gives the event, and the instance it leaves, its revision. Only a

@@ -117,6 +117,23 @@ func (f *feed) endLocked(s *Subscription, why error) {
 	close(s.c)
 }
 
+// restart forgets the history and ends all subscriptions: the state is another
+// one, and what led there is not known.
+func (f *feed) restart(at Revision) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ring, f.start, f.first, f.last = nil, 0, at, at
+	for _, set := range f.subs {
+		for s := range set {
+			f.endLocked(s, ErrLagged)
+		}
+	}
+	if f.next != nil {
+		close(f.next)
+		f.next = nil
+	}
+}
+
 // subscribe registers a subscriber and returns the kept events after that
 // revision, under one lock: nothing falls between the two.
 func (f *feed) subscribe(service string, after Revision, buffer int) (*Subscription, []Event, error) {

@@ -28,7 +28,7 @@ func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (R
 		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrDraining)
 	}
 	if b.changed(present.Instance) == nil && (b.Weight == nil || !r.weights.waits(present.Lease)) {
-		return r.registration(present, false), nil
+		return r.registration(present, false), r.cover(ctx, present.Lease)
 	}
 	if b.TTL != nil {
 		if err := CheckTTL(*b.TTL); err != nil {
@@ -39,17 +39,21 @@ func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (R
 		return Registration{}, err
 	}
 	defer r.writing.unlock(at)
-	// Again, now that nobody else writes it.
-	present, known = r.member(at)
+	return decided(func() (Registration, error) { return r.beat(ctx, at, id, b) })
+}
+
+// beat is a heartbeat that changes something, once the caller holds the slot.
+func (r *Registry) beat(ctx context.Context, at slot, id string, b Beat) (Registration, error) {
+	present, known := r.member(at)
 	if !known || present.ID != id || !present.Lease.renew(r.Now()) {
 		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
 	}
 	after := b.changed(present.Instance)
 	if b.Weight != nil && onlyWeight(present.Instance, after) && r.weights.hold(present, *b.Weight) {
-		return r.registration(present, false), nil
+		return r.registration(present, false), r.cover(ctx, present.Lease)
 	}
 	if after == nil {
-		return r.registration(present, false), nil
+		return r.registration(present, false), r.cover(ctx, present.Lease)
 	}
 	kind := Updated
 	if after.sameAs(present.Instance) {
@@ -111,7 +115,7 @@ func (r *Registry) Renew(service, id []byte) bool {
 	}
 	now := r.Now()
 	m, ok := v.ByLabelBytes(l, now)
-	return ok && m.ID == string(id) && r.renew(m.Lease, now)
+	return (ok || m.Lease != nil && r.shared != nil) && m.ID == string(id) && r.renew(m.Lease, now)
 }
 
 // appendFolded is FoldName for octets.

@@ -36,7 +36,11 @@ type Lease struct {
 	length atomic.Int64 // a Duration: how long a renewal makes it; 0: permanent
 	spared atomic.Int64 // a Duration: see Spares
 	slot   slot         // whose lease it is
-	index  int          // its place in the deadlines, -1: none; guarded by their mu
+	index  int32        // its place in the deadlines, -1: none; guarded by their mu
+
+	// elsewhere: another server has heard from the instance last. What is known
+	// of the end here is the earliest that it can be.
+	elsewhere atomic.Bool
 }
 
 // slot is the place of an instance in the registry: no two instances of a
@@ -81,29 +85,52 @@ func (l *Lease) TTL(now Instant, limit uint32) uint32 {
 	return uint32(min(max(left, 0), int64(limit)))
 }
 
+// ownTime is for how long after the end of a lease, as it is known here, it is
+// left to the server that has heard from the instance to judge it, and for how
+// long a heartbeat still counts: it need not have come too late.
+const ownTime = time.Second
+
+// lasts reports whether a heartbeat at now counts.
+func (l *Lease) lasts(now Instant) bool {
+	end := l.End()
+	return now < end || l.elsewhere.Load() && end != ended && now < end.Add(ownTime)
+}
+
+// due returns when the lease is to be judged.
+func (l *Lease) due() Instant {
+	if end := l.End(); !l.elsewhere.Load() || end == ended {
+		return end
+	}
+	return l.End().Add(ownTime)
+}
+
 // renew starts the lease afresh at now, unless it has ended by then; it reports
 // whether the lease lasts. It never shortens.
 func (l *Lease) renew(now Instant) bool {
 	for {
 		old := l.End() // before the length: see set
-		if old <= now {
+		if old <= now && !l.lasts(now) {
 			return false
 		}
 		end := endAt(now, time.Duration(l.length.Load()))
-		if end <= old || l.end.CompareAndSwap(int64(old), int64(end)) {
+		if end <= old && old > now || l.end.CompareAndSwap(int64(old), int64(end)) {
+			if l.elsewhere.Load() {
+				l.elsewhere.Store(false)
+			}
 			return true
 		}
 	}
 }
 
-// set gives the lease a new length. A shorter one never ends before cached,
-// the moment at which the last honest cache has forgotten the instance, or
-// before the old end where that comes first. It returns the old end.
-func (l *Lease) set(now Instant, length time.Duration, cached Instant) Instant {
+// set gives the lease a new length, and with it a new end. A shorter one never
+// ends before cached, the moment at which the last honest cache has forgotten
+// the instance, or before the old end where that comes first. It returns the old
+// end.
+func (l *Lease) set(end Instant, length time.Duration, cached Instant) Instant {
 	changed := l.length.Swap(int64(length)) != int64(length)
 	for {
 		old := l.End()
-		next := max(endAt(now, length), min(old, cached))
+		next := max(end, min(old, cached))
 		if changed && next == old {
 			next++ // so that a renewal under way with the old length fails and looks again
 		}
@@ -142,7 +169,7 @@ func (l *Lease) shorten(end Instant) bool {
 func (l *Lease) judge(now Instant) bool {
 	for {
 		old := l.End()
-		if old > now {
+		if old != ended && l.due() > now {
 			return false
 		}
 		if old == ended || l.end.CompareAndSwap(int64(old), int64(ended)) {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -76,6 +77,7 @@ func (c Config) withDefaults() Config {
 type Registry struct {
 	cfg     Config
 	backend Backend
+	shared  Shared // the backend, where several servers share it; else nil
 	clock   *clock
 
 	services *index
@@ -117,7 +119,13 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 	r.confirmed.Store(math.MaxInt64)
 	r.registering = make(chan struct{}, r.cfg.MaxRegistering)
 	restored := map[*service]*View{}
-	at, err := b.Start(ctx, func(i *Instance) { r.restore(restored, i) }, r.apply)
+	var replica *Replica
+	if shared, ok := b.(Shared); ok {
+		r.shared, replica = shared, newReplica(r, restored)
+		r.confirmed.Store(0)
+		shared.Join(replica)
+	}
+	at, err := b.Start(ctx, func(i *Instance) { r.restore(restored, i, 0) }, r.apply)
 	if err != nil {
 		return nil, err
 	}
@@ -131,14 +139,20 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 	}
 	r.revision.Store(uint64(at))
 	r.feed = newFeed(r.cfg.History, at)
-	if !cfg.Standing {
+	switch {
+	case replica != nil:
+		if err := replica.begin(ctx); err != nil {
+			return nil, err
+		}
+	case !cfg.Standing:
 		r.clock.start()
 	}
 	return r, nil
 }
 
-// restore takes one stored instance in, before anybody reads the registry.
-func (r *Registry) restore(into map[*service]*View, i *Instance) {
+// restore takes one stored instance in, before anybody reads the registry. Its
+// lease ends when another server has said, or, where that is 0, is a fresh one.
+func (r *Registry) restore(into map[*service]*View, i *Instance, end Instant) {
 	s := r.home(i.Service)
 	v := into[s]
 	if v == nil {
@@ -151,7 +165,14 @@ func (r *Registry) restore(into map[*service]*View, i *Instance) {
 		i.Check = SeedCheck(netip.Addr{}) // it was registered before there were checks
 	}
 	l := r.grant(i)
-	if i.Leaving {
+	switch {
+	case end != 0:
+		l.end.Store(int64(end))
+		l.elsewhere.Store(true)
+		if i.Leaving {
+			r.drains.add(r, l)
+		}
+	case i.Leaving:
 		// Caches of the last run's answers have forgotten it by then.
 		left := r.cfg.MaxTTL + time.Second
 		if !i.Permanent() {
@@ -245,9 +266,16 @@ func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Reg
 		return Registration{}, err
 	}
 	defer r.writing.unlock(at)
+	return decided(func() (Registration, error) {
+		decided := *in // it gets the status of what it replaces
+		return r.register(ctx, at, &decided, create)
+	})
+}
 
+// register is Register once the caller holds the slot.
+func (r *Registry) register(ctx context.Context, at slot, in *Instance, create bool) (Registration, error) {
 	present, known := r.member(at)
-	live := known && present.Lease.Alive(r.Now())
+	live := known && present.Lease.lasts(r.Now())
 	switch {
 	case live && present.ID != in.ID:
 		return Registration{}, &ConflictError{at.label + "." + at.service, present.String(), in.String(), "choose another ID"}
@@ -263,7 +291,8 @@ func (r *Registry) Register(ctx context.Context, in *Instance, create bool) (Reg
 			present.Lease.spare(r.Age() + in.Check.Interval)
 		}
 		if present.sameAs(in) {
-			return r.warned(r.registration(present, false)), nil
+			err := r.cover(ctx, present.Lease)
+			return r.warned(r.registration(present, false)), err
 		}
 		if !present.Leaving {
 			in.inherit(present.Instance)
@@ -291,6 +320,7 @@ func (r *Registry) take(ctx context.Context, at slot, events ...Event) (Registra
 // at the slot, which the caller has locked.
 func (r *Registry) commit(ctx context.Context, at slot, events ...Event) (Registration, error) {
 	last := &events[len(events)-1]
+	r.setEnd(at, last)
 	if m, known := r.member(at); known && last.Kind != Registered {
 		defer r.hear(ctx, m.Lease)()
 	}
@@ -298,6 +328,9 @@ func (r *Registry) commit(ctx context.Context, at slot, events ...Event) (Regist
 		return Registration{}, fmt.Errorf("register %s: %w", last.After, err)
 	}
 	present, ok := r.member(at)
+	if !ok && r.shared != nil { // another server has removed it since
+		return r.warned(Registration{Instance: last.After, Created: last.Kind == Registered}), nil
+	}
 	if !ok {
 		panic("store: internal error: a committed instance is not in the registry")
 	}
@@ -435,13 +468,25 @@ func (b *batch) apply(e *Event) {
 		// renewed it, and not every change comes from one.
 		if i.leaseLength() != old.leaseLength() {
 			b.drains.remove(old.Lease) // to be one again if it still is
-			before := old.Lease.set(b.Now(), i.leaseLength(), Instant(s.cached.Load()))
+			end := e.End
+			if end == 0 {
+				end = endAt(b.Now(), i.leaseLength())
+			}
+			before := old.Lease.set(end, i.leaseLength(), b.cachedUntil(s))
+			old.Lease.elsewhere.Store(e.Elsewhere)
 			b.changed = append(b.changed, changedLease{old.Lease, s, before})
+		} else if e.Elsewhere {
+			b.heard(old.Lease, e.End)
 		}
 		v.put(Member{i, old.Lease})
 		b.move(old.Lease, e)
 	default:
 		l := b.grant(i)
+		if e.End != 0 {
+			l.end.Store(int64(e.End))
+			l.elsewhere.Store(e.Elsewhere)
+			b.deadlines.schedule(l, e.End)
+		}
 		v.put(Member{i, l})
 		b.move(l, e)
 	}
@@ -463,7 +508,7 @@ func (b *batch) publish() {
 	// Readers of the views before may have handed out the longer leases until
 	// just now. From here on HandOut turns them away.
 	for _, c := range b.changed {
-		c.lease.extend(min(c.old, Instant(c.home.cached.Load())))
+		c.lease.extend(min(c.old, b.cachedUntil(c.home)))
 		if time.Duration(c.lease.length.Load()) == drainLength {
 			b.drains.add(b.Registry, c.lease)
 		}
@@ -576,12 +621,16 @@ func (r *Registry) expire(ctx context.Context, leases []*Lease, failures *int) b
 	if len(events) == 0 {
 		return true
 	}
-	if r.backend.Commit(ctx, events) == nil { // it tells of its trouble itself
+	err := r.backend.Commit(ctx, events)
+	if err == nil { // it tells of its trouble itself
 		*failures = 0
 		return true
 	}
 	for _, l := range leases {
 		r.deadlines.schedule(l, again)
+	}
+	if errors.Is(err, ErrConflict) { // those who are left may not be dead at all
+		return true
 	}
 	*failures++
 	return false

@@ -28,18 +28,23 @@ func (r *Registry) Deregister(ctx context.Context, service, id string) (Removal,
 		return Removal{}, err
 	}
 	defer r.writing.unlock(at)
+	return decided(func() (Removal, error) { return r.deregister(ctx, at, id) })
+}
+
+// deregister is Deregister once the caller holds the slot.
+func (r *Registry) deregister(ctx context.Context, at slot, id string) (Removal, error) {
+	v := r.Service(at.service)
 	present, err := r.live(at, id)
 	if err != nil {
 		return Removal{}, err
 	}
-	home := r.Service(at.service).home // it cannot go while its member stays
 	events := []Event{{Kind: Deregistered, Before: present.Instance}}
 	if err := r.backend.Commit(ctx, events); err != nil {
 		return Removal{}, fmt.Errorf("deregister %s: %w", present, err)
 	}
 	// Read after the view without it was published: see View.HandOut.
 	now := r.Now()
-	safe := max(now, min(present.Lease.End(), Instant(home.cached.Load())))
+	safe := max(now, min(present.Lease.End(), r.cachedUntil(v.home)))
 	return Removal{events[0].Revision, r.Wall(safe)}, nil
 }
 
@@ -57,6 +62,11 @@ func (r *Registry) Drain(ctx context.Context, service, id string) (Removal, erro
 		return Removal{}, err
 	}
 	defer r.writing.unlock(at)
+	return decided(func() (Removal, error) { return r.drain(ctx, at, id) })
+}
+
+// drain is Drain once the caller holds the slot.
+func (r *Registry) drain(ctx context.Context, at slot, id string) (Removal, error) {
 	present, err := r.live(at, id)
 	if err != nil {
 		return Removal{}, err
@@ -66,6 +76,7 @@ func (r *Registry) Drain(ctx context.Context, service, id string) (Removal, erro
 		after := *present.Instance
 		after.Status, after.Leaving = Draining, true
 		events := []Event{{Kind: StatusChanged, Before: present.Instance, After: &after}}
+		r.setEnd(at, &events[0])
 		if err := r.backend.Commit(ctx, events); err != nil {
 			return Removal{}, fmt.Errorf("drain %s: %w", present, err)
 		}
@@ -77,7 +88,7 @@ func (r *Registry) Drain(ctx context.Context, service, id string) (Removal, erro
 // live returns the instance at a slot that the caller has locked.
 func (r *Registry) live(at slot, id string) (Member, error) {
 	present, known := r.member(at)
-	if !known || present.ID != id || !present.Lease.Alive(r.Now()) {
+	if !known || present.ID != id || !present.Lease.lasts(r.Now()) {
 		return Member{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
 	}
 	return present, nil

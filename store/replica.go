@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,8 +17,8 @@ type Shared interface {
 	Backend
 
 	// Join is called once, before Start, with the registry as the backend
-	// drives it. Start then restores by [Replica.Restore], and not by the
-	// function that it is given.
+	// drives it. Start then restores by [Replica.Restore] and applies by
+	// [Replica.Apply], and not by the functions that it is given.
 	Join(r *Replica)
 
 	// Renew makes it known to all servers, and to those that will be started,
@@ -41,10 +44,230 @@ type Renewal struct {
 	End            Instant
 }
 
-// Replica is a [Registry] as a [Shared] backend drives it. The lease clocks of
+// Replica is a [Registry] as a [Shared] backend drives it. Its lease clock goes
+// only while the backend winds it by Confirm, and stands otherwise. The clocks of
 // all replicas show nearly the same, so that instants mean something to all;
-// how they are kept together is the backend's business.
-type Replica struct{ r *Registry }
+// how they are kept together is the backend's business. All methods may be
+// called concurrently, but for those that change instances, which are called one
+// at a time and in the order of revisions.
+type Replica struct {
+	*Registry
+	restored  map[*service]*View
+	open      chan struct{} // closed when the registry can be changed
+	confirmed chan struct{} // closed by the first Confirm
+	once      atomic.Bool
+}
+
+func newReplica(r *Registry, restored map[*service]*View) *Replica {
+	return &Replica{Registry: r, restored: restored, open: make(chan struct{}), confirmed: make(chan struct{})}
+}
+
+// begin lets changes in, and returns once what is here has been confirmed.
+func (p *Replica) begin(ctx context.Context) error {
+	p.restored = nil
+	close(p.open)
+	select {
+	case <-p.confirmed:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(ctx.Err(), p.Close())
+	}
+}
+
+// MaxTTL returns the longest TTL that answers carry.
+func (p *Replica) MaxTTL() time.Duration { return p.cfg.MaxTTL }
+
+// Restore takes in an instance that is stored, whose lease lasts until end. It is
+// called before Start returns.
+func (p *Replica) Restore(i *Instance, end Instant) { p.restore(p.restored, i, end) }
+
+// Apply makes changes visible that have been committed, here or elsewhere. It
+// waits until the registry is open.
+func (p *Replica) Apply(ctx context.Context, events []Event) {
+	select {
+	case <-p.open:
+		p.apply(events)
+	case <-ctx.Done():
+	}
+}
+
+// Restored is an instance that is stored, and until when its lease lasts at least.
+type Restored struct {
+	*Instance
+	End Instant
+}
+
+// Reset makes the registry what is stored at a revision, where it has missed
+// changes. What is the same stays as it is, its lease is extended at most.
+// Subscribers are told that history has been compacted.
+func (p *Replica) Reset(ctx context.Context, state []Restored, at Revision) {
+	select {
+	case <-p.open:
+	case <-ctx.Done():
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := batch{Registry: p.Registry, views: map[*service]*View{}}
+	for _, e := range p.difference(state, at) {
+		b.apply(&e)
+	}
+	b.publish()
+	p.revision.Store(uint64(at))
+	p.feed.restart(at)
+	p.forgetLocked()
+}
+
+// difference returns what makes of the registry what is stored, and extends the
+// leases of what stays.
+func (p *Replica) difference(state []Restored, at Revision) (events []Event) {
+	stays := make(map[slot]bool, len(state))
+	for _, s := range state {
+		place := slot{s.Service, s.Label}
+		stays[place] = true
+		m, known := p.member(place)
+		switch {
+		case known && m.Revision == s.Revision:
+			p.heard(m.Lease, s.End)
+		case known:
+			events = append(events, Event{Revision: s.Revision, Kind: Updated, After: s.Instance, End: s.End, Elsewhere: true})
+		default:
+			events = append(events, Event{Revision: s.Revision, Kind: Registered, After: s.Instance, End: s.End, Elsewhere: true})
+		}
+	}
+	for v := range p.Services {
+		for _, m := range v.members {
+			if !stays[m.Lease.slot] {
+				events = append(events, Event{Revision: at, Kind: Deregistered, Before: m.Instance, Elsewhere: true})
+			}
+		}
+	}
+	return events
+}
+
+// Extend takes in until when leases last at least, as other servers have heard.
+// What is not there is passed over.
+func (p *Replica) Extend(leases []Renewal) {
+	for _, l := range leases {
+		if m, ok := p.member(slot{l.Service, l.Label}); ok {
+			p.heard(m.Lease, l.End)
+		}
+	}
+}
+
+// heard extends a lease because another server has heard from the instance.
+func (r *Registry) heard(l *Lease, end Instant) {
+	old := l.End()
+	if end <= old {
+		return
+	}
+	l.elsewhere.Store(true)
+	l.extend(end)
+	if old == ended { // it was to be removed, which cannot work any more
+		r.deadlines.schedule(l, end)
+	}
+}
+
+// Set has the lease clock show a moment, before it goes.
+func (p *Replica) Set(to Instant) { p.clock.set(to) }
+
+// Confirm says that what is here is confirmed until an Age, and has the lease
+// clock go until then. It never takes anything back.
+func (p *Replica) Confirm(until time.Duration) {
+	for {
+		old := p.Registry.confirmed.Load()
+		if int64(until) <= old {
+			return
+		}
+		if p.Registry.confirmed.CompareAndSwap(old, int64(until)) {
+			break
+		}
+	}
+	p.clock.windUntil(until)
+	if !p.once.Swap(true) {
+		close(p.confirmed)
+	}
+}
+
+// Advance puts the lease clock forward to a moment, if it is not there yet.
+func (p *Replica) Advance(to Instant) { p.clock.advance(to) }
+
+// Stood counts for how much longer leases last because the lease clock stood.
+func (p *Replica) Stood(d time.Duration) {
+	p.clock.counts.n.Add(1)
+	p.clock.counts.stood.Add(int64(d))
+}
+
+// shareTime is how long it takes at most until no other server hands out what was
+// there when a change was decided: the change is written, and is known where what
+// is there counts as confirmed; and one second more.
+const shareTime = 5 * time.Second
+
+// cachedUntil returns the moment at which the last honest cache has forgotten
+// what was answered from any view of a service. What other servers have answered
+// is not known here; they keep to the ends of leases and to MaxTTL.
+func (r *Registry) cachedUntil(s *service) Instant {
+	cached := Instant(s.cached.Load())
+	if r.shared != nil && !r.shared.Alone() {
+		return max(cached, r.Now().Add(r.cfg.MaxTTL+shareTime))
+	}
+	return cached
+}
+
+// setEnd sets until when the lease lasts that an event leaves at a slot, for
+// other servers to know.
+func (r *Registry) setEnd(at slot, e *Event) {
+	if r.shared == nil {
+		return
+	}
+	length := e.After.leaseLength()
+	m, known := r.member(at)
+	e.End = endAt(r.Now(), length)
+	if !known || e.Kind == Registered {
+		return
+	}
+	old := m.Lease.End()
+	if time.Duration(m.Lease.length.Load()) == length {
+		e.End = old
+		return
+	}
+	if v := r.Service(at.service); v != nil {
+		e.End = max(e.End, min(old, r.cachedUntil(v.home)))
+	}
+}
+
+// cover returns once all servers know until when a lease lasts.
+func (r *Registry) cover(ctx context.Context, l *Lease) error {
+	if r.shared == nil {
+		return nil
+	}
+	end, length := l.End(), time.Duration(l.length.Load())
+	if end == Never || length <= drainLength {
+		return nil
+	}
+	if err := r.shared.Renew(ctx, []Renewal{{l.slot.service, l.slot.label, end}}); err != nil {
+		return fmt.Errorf("renew the lease of %s/%s: %w", l.slot.service, l.slot.label, err)
+	}
+	if m, ok := r.member(l.slot); !ok || m.Lease != l {
+		return fmt.Errorf("%s/%s: %w", l.slot.service, l.slot.label, ErrNotFound)
+	}
+	return nil
+}
+
+// decideTries is how often something is decided that other servers change at the
+// same time.
+const decideTries = 30
+
+// decided calls decide, which decides by what is there and commits that, until no
+// other server has changed it meanwhile.
+func decided[T any](decide func() (T, error)) (result T, err error) {
+	for range decideTries {
+		if result, err = decide(); !errors.Is(err, ErrConflict) {
+			return result, err
+		}
+	}
+	return result, fmt.Errorf("%w: tried %d times: %w", ErrNotDurable, decideTries, err)
+}
 
 // Stale reports whether the backend has been out of reach for so long that what
 // the registry holds can no longer be confirmed, and for how long that has been
@@ -58,4 +281,10 @@ func (r *Registry) Stale() (since time.Duration, stale bool) {
 	}
 	since = r.Age() - time.Duration(until)
 	return max(since, 0), since > 0
+}
+
+// Judges reports whether it is for this server to run an instance's check, which
+// of several servers one does.
+func (r *Registry) Judges(i *Instance) bool {
+	return r.shared == nil || r.shared.Judges(i.Service, i.Label)
 }

@@ -43,6 +43,9 @@ var (
 	// ErrNotDurable: the backend could not make the change last; nothing of
 	// it is visible, and trying again later is the right thing to do.
 	ErrNotDurable = errors.New("not stored durably")
+	// ErrConflict: what the change was decided on is no longer so, because
+	// another server has changed it; whoever made the change decides again.
+	ErrConflict = errors.New("another server has changed it meanwhile")
 	// ErrBusy: too many registrations are under way; nothing of this one is
 	// visible, but the lease of an instance that is there has been renewed.
 	ErrBusy = errors.New("too many registrations are under way")
@@ -102,7 +105,9 @@ type Backend interface {
 	// them durable all or none, hands them to apply, and returns nil after
 	// that. An error wraps [ErrNotDurable] or [ErrClosed], and then nothing
 	// was applied. It may be called concurrently, but never with events for
-	// an instance that another running Commit also names.
+	// an instance that another running Commit also names. A [Shared] backend
+	// may also return ErrConflict, and of several events some may have been
+	// made durable and applied when there is an error.
 	Commit(ctx context.Context, events []Event) error
 
 	// Close ends the commits under way and releases the store. Later commits
