@@ -1,13 +1,30 @@
 // Package etcd keeps a registry's instances in etcd, for several servers that
-// share them: each takes registrations and heartbeats, and each answers from
-// its own memory.
+// share them: each takes registrations and heartbeats, and each answers from its
+// own memory.
+//
+// A change is one transaction, on condition that what it was decided on still
+// holds. Every server sees all changes in etcd's order, its own as well, by a
+// watch, and only that changes its registry. The revision is etcd's own of the last
+// change, and a number more, so it is the same everywhere. Heartbeats of many instances
+// share a batch of renewals, and move no revision.
+//
+// Start reading at [Store]; clock.go says how leases can end on all servers at
+// the same time. docs/storage.md has what is in etcd.
 package etcd
 
 import (
+	"context"
+	"crypto/rand"
 	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"github.com/rosterdns/roster/store"
 )
@@ -37,6 +54,24 @@ type Config struct {
 	// Trouble is called when etcd can no longer be reached, with the error, and
 	// with nil when it is reached again. Default: nothing.
 	Trouble func(error)
+
+	// Clocks is called when another server's clock goes so much faster than
+	// this one's, or slower, that leases are not what they should be: by how
+	// much, in thousandths. Default: nothing.
+	Clocks func(server string, thousandths float64)
+}
+
+func (c Config) withDefaults() Config {
+	if c.Prefix == "" {
+		c.Prefix = "/roster"
+	}
+	if c.Trouble == nil {
+		c.Trouble = func(error) {}
+	}
+	if c.Clocks == nil {
+		c.Clocks = func(string, float64) {}
+	}
+	return c
 }
 
 // Client is the part of etcd's own client that a [Store] uses.
@@ -47,12 +82,177 @@ type Client interface {
 
 // Store is a [store.Shared] on etcd.
 type Store struct {
-	cfg    Config
-	client Client
+	cfg     Config
+	client  Client
+	keys    keys
+	id      string // this server among all that have ever been
+	replica *store.Replica
+	where   string // the members, for errors
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	wake    chan struct{} // has room for one: there is something to write
+
+	mu       sync.Mutex
+	closed   bool             // guarded by mu, as is all that follows
+	known    known            // what is in etcd, as far as it has been seen
+	base     store.Revision   // to which etcd's revision is added
+	seen     int64            // etcd's revision up to which all has been seen
+	advanced chan struct{}    // closed when seen moves on
+	applying bool             // known is ahead of the registry
+	ticks    ticks            // of this server
+	servers  map[string]*peer // the others
+	lag      time.Duration    // of the last tick that has come back
+	answered time.Duration    // the Age at which the last tick was sent that etcd has taken
+	returned time.Duration    // the same for the last that has come back
+
+	changes uint64                         // how many this server has tried
+	waiting map[uint64]chan store.Revision // for each that is under way: it has been seen
+	pending pending                        // renewals to be written
+	cut     chan struct{}                  // closed while etcd cannot be reached
+	cutOff  bool
+	why     error // the last thing that went wrong
+	old     int64 // what was seen when etcd's history was last looked at
+	counts  counts
+}
+
+var _ store.Shared = (*Store)(nil)
+
+// Open returns a store on the etcd that is to be found at the endpoints. It does
+// not talk to it before Start.
+func Open(cfg Config) (*Store, error) {
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints:             cfg.Endpoints,
+		TLS:                   cfg.TLS,
+		Username:              cfg.User,
+		Password:              cfg.Password,
+		DialTimeout:           txnTime,
+		DialKeepAliveTime:     5 * time.Second, // etcd ends connections that ask more often
+		DialKeepAliveTimeout:  2 * time.Second,
+		BackoffWaitBetween:    50 * time.Millisecond,
+		BackoffJitterFraction: 0.5,
+		Logger:                zap.NewNop(), // errors come back to us
+	})
+	if err != nil {
+		return nil, fmt.Errorf("etcd at %s: %w", strings.Join(cfg.Endpoints, ", "), err)
+	}
+	return New(c, cfg), nil
 }
 
 // New returns a store that uses a client which is there already, and closes it
 // at the end.
-func New(c Client, cfg Config) *Store { return &Store{cfg: cfg, client: c} }
+func New(c Client, cfg Config) *Store {
+	cfg = cfg.withDefaults()
+	var id [8]byte
+	_, _ = rand.Read(id[:]) // never fails
+	return &Store{
+		cfg:      cfg,
+		client:   c,
+		keys:     keysUnder(cfg.Prefix),
+		id:       hex.EncodeToString(id[:]),
+		where:    strings.Join(cfg.Endpoints, ", "),
+		wake:     make(chan struct{}, 1),
+		known:    newKnown(),
+		servers:  map[string]*peer{},
+		waiting:  map[uint64]chan store.Revision{},
+		cut:      make(chan struct{}),
+		advanced: make(chan struct{}),
+		counts:   newCounts(),
+	}
+}
 
-var _ store.Revision
+// Join implements [store.Shared].
+func (s *Store) Join(r *store.Replica) { s.replica = r }
+
+// Close implements [store.Backend].
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.failLocked()
+	s.mu.Unlock()
+	if s.stop != nil {
+		s.stop()
+	}
+	s.running.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), txnTime)
+	defer cancel()
+	if s.replica != nil && s.stop != nil {
+		s.leave(ctx)
+	}
+	if err := s.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("close etcd client: %w", err)
+	}
+	return nil
+}
+
+// Trouble with reaching etcd.
+
+// checkCut notices that etcd has been out of reach for too long.
+func (s *Store) checkCut() {
+	s.mu.Lock()
+	if s.cutOff || !s.ticks.begun || s.replica.Age() <= s.ticks.until {
+		s.mu.Unlock()
+		return
+	}
+	s.cutOff = true
+	s.counts.cutOffs++
+	s.failLocked()
+	err := s.outOfReachLocked()
+	s.mu.Unlock()
+	s.cfg.Trouble(err)
+}
+
+// failLocked ends the waiting of all who wait for etcd.
+func (s *Store) failLocked() {
+	select {
+	case <-s.cut:
+	default:
+		close(s.cut)
+	}
+}
+
+// reached ends the trouble. The caller holds mu.
+func (s *Store) reached() {
+	if s.closed || !s.cutOff {
+		return
+	}
+	s.cutOff, s.why = false, nil
+	s.cut = make(chan struct{})
+	go s.cfg.Trouble(nil)
+}
+
+// outOfReachLocked returns the error for those who need etcd while it is out of
+// reach.
+func (s *Store) outOfReachLocked() error {
+	switch {
+	case s.closed:
+		return store.ErrClosed
+	case s.why != nil:
+		return fmt.Errorf("%w: etcd at %s cannot be reached, or has no leader (%w): try another server, or again", store.ErrNotDurable, s.where, s.why)
+	}
+	return fmt.Errorf("%w: etcd at %s cannot be reached, or has no leader: try another server, or again", store.ErrNotDurable, s.where)
+}
+
+func (s *Store) outOfReach() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.outOfReachLocked()
+}
+
+// note keeps what went wrong, to be told if it lasts.
+func (s *Store) note(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.why = err
+}
+
+// isCut returns a channel that is closed while etcd is out of reach.
+func (s *Store) isCut() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cut
+}

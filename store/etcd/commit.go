@@ -1,0 +1,225 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rosterdns/roster/store"
+)
+
+const (
+	// txnTime is how long a transaction may take until it is tried again, with
+	// another member perhaps.
+	txnTime = time.Second
+	// atOnce is how many transactions one Commit has under way: etcd takes all
+	// that wait into one write of its own.
+	atOnce = 64
+)
+
+// Commit implements [store.Backend]. Each event is a transaction of its own, with
+// its own revision; etcd writes those that come together together.
+func (s *Store) Commit(ctx context.Context, events []store.Event) error {
+	if len(events) == 1 {
+		return s.commit(ctx, &events[0])
+	}
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for k := 0; k < len(events); {
+		end := k + 1
+		for end < len(events) && placeOf(&events[end]) == placeOf(&events[k]) {
+			end++
+		}
+		of := events[k:end]
+		g.Go(func() error {
+			for k := range of {
+				if err := s.commit(ctx, &of[k]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		k = end
+	}
+	return g.Wait()
+}
+
+func placeOf(e *store.Event) place { return place{e.Instance().Service, e.Instance().Label} }
+
+// commit makes one event durable and waits until it has been applied. Whether
+// it was shows only in the watch: an answer can be lost, and a transaction that
+// is tried again then finds what it has itself done.
+func (s *Store) commit(ctx context.Context, e *store.Event) error {
+	n, seen := s.expect()
+	defer s.expectNoMore(n)
+	begin := s.replica.Age()
+	for {
+		done, revision, err := s.try(ctx, e, n, seen)
+		switch {
+		case done:
+			e.Stamp(revision)
+			return nil
+		case err != nil && final(err):
+			return err
+		case err != nil:
+			s.note(err)
+		}
+		// It may still have worked: what is seen until our next tick shows. A
+		// short rest, too, where errors come at once.
+		select {
+		case revision := <-seen:
+			e.Stamp(revision)
+			return nil
+		case <-time.After(tickTime):
+		case <-s.isCut():
+			return s.outOfReach()
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", store.ErrNotDurable, ctx.Err())
+		}
+		if s.replica.Age()-begin > 5*txnTime {
+			return s.outOfReach()
+		}
+	}
+}
+
+// final reports whether it makes no sense to try again.
+func final(err error) bool {
+	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotDurable) || errors.Is(err, store.ErrClosed)
+}
+
+// expect returns a number for a change, and where its revision comes once it has
+// been applied.
+func (s *Store) expect() (n uint64, seen chan store.Revision) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changes++
+	seen = make(chan store.Revision, 1)
+	s.waiting[s.changes] = seen
+	return s.changes, seen
+}
+
+func (s *Store) expectNoMore(n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.waiting, n)
+}
+
+// try sends the transaction for an event and waits until what it has done, or
+// what stood against it, has been applied.
+func (s *Store) try(ctx context.Context, e *store.Event, n uint64, seen <-chan store.Revision) (done bool, _ store.Revision, _ error) {
+	conditions, ops, err := s.transaction(e, n)
+	if errors.Is(err, store.ErrConflict) {
+		s.settled(ctx) // or the registry would decide by the same again
+	}
+	if err != nil {
+		return false, 0, err
+	}
+	asking, cancel := context.WithTimeout(ctx, txnTime)
+	defer cancel()
+	resp, err := s.client.Txn(asking).If(conditions...).Then(ops...).Commit()
+	if err != nil {
+		s.count(func(c *counts) { c.failed++ })
+		return false, 0, s.translate(err)
+	}
+	if resp.Succeeded {
+		s.count(func(c *counts) { c.changes++ })
+	} else {
+		s.kick() // a tick shows when all before it has been seen
+	}
+	for {
+		var later <-chan struct{}
+		if !resp.Succeeded {
+			later = s.later()
+			if s.hasSeen(resp.Header.Revision) && len(seen) == 0 {
+				s.count(func(c *counts) { c.conflicts++ })
+				return false, 0, fmt.Errorf("%s: %w", e.Instance(), store.ErrConflict)
+			}
+		}
+		select {
+		case revision := <-seen:
+			return true, revision, nil
+		case <-later:
+		case <-s.isCut():
+			return false, 0, s.outOfReach()
+		case <-ctx.Done():
+			return false, 0, fmt.Errorf("%w: %w", store.ErrNotDurable, ctx.Err())
+		}
+	}
+}
+
+// transaction returns what makes an event durable, and on what condition.
+func (s *Store) transaction(e *store.Event, n uint64) ([]clientv3.Cmp, []clientv3.Op, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.cut:
+		return nil, nil, s.outOfReachLocked()
+	default:
+	}
+	at := placeOf(e)
+	key, there := s.keys.instance(at), s.known.instances[at]
+	c := change{stamp: s.stampLocked(), server: s.id, n: n, kind: e.Kind, checked: e.Checked, at: at, end: e.End}
+	condition := clientv3.Compare(clientv3.CreateRevision(key), "=", 0)
+	switch {
+	case (e.Before == nil) != (there == nil), there != nil && there.revision != e.Before.Revision:
+		return nil, nil, fmt.Errorf("%s: %w", e.Instance(), store.ErrConflict)
+	case there != nil:
+		condition = clientv3.Compare(clientv3.ModRevision(key), "=", there.modified)
+		c.end = max(c.end, there.end) // for those who will read only the key
+		if e.After != nil && (e.After.Leaving || e.After.TTL != e.Before.TTL) && e.End != 0 {
+			c.end = e.End
+		}
+	}
+	conditions := []clientv3.Cmp{condition}
+	if e.Kind == store.Expired {
+		// And nobody may have written a renewal that has not been seen here: each
+		// comes with a tick.
+		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(s.keys.servers), "<", s.seen+1).WithPrefix())
+	}
+	op := clientv3.OpDelete(key)
+	if e.After != nil {
+		op = clientv3.OpPut(key, s.keys.appendStored(stored{c.end, e.After}))
+	}
+	return conditions, []clientv3.Op{op, clientv3.OpPut(s.keys.changed, s.keys.appendChange(c))}, nil
+}
+
+// stampLocked returns the present moment, and what was seen before it.
+func (s *Store) stampLocked() stamp { return stamp{seen: s.seen, at: s.replica.Now()} }
+
+// translate makes of an error of etcd's one that says what to do. Which errors
+// pass by themselves is not told apart: they are tried again.
+func (s *Store) translate(err error) error {
+	switch {
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("%w: etcd at %s is full: compact and defragment it, then disarm its alarm (etcdctl alarm disarm)", store.ErrNotDurable, s.where)
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		return fmt.Errorf("%w: etcd at %s does not let user %q write under %s: grant it (etcdctl role grant-permission)", store.ErrNotDurable, s.where, s.cfg.User, s.keys.all)
+	}
+	return err
+}
+
+// settled returns when what is known is also what the registry has.
+func (s *Store) settled(ctx context.Context) {
+	s.mu.Lock()
+	later, applying := s.advanced, s.applying
+	s.mu.Unlock()
+	if !applying {
+		return
+	}
+	select {
+	case <-later:
+	case <-ctx.Done():
+	}
+}
+
+// hasSeen reports whether all up to a revision of etcd has been applied.
+func (s *Store) hasSeen(revision int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen >= revision
+}

@@ -1,0 +1,89 @@
+package etcd
+
+import "github.com/rosterdns/roster/store"
+
+// known is what a store knows of what is in etcd beyond what the registry does.
+// It is guarded by the mu of its store.
+type known struct {
+	instances map[place]*instance
+	created   map[int64]*instance // by the etcd revision at which the key was made
+	batches   map[string]*batch   // by key
+}
+
+// instance is what is known of an instance's key.
+type instance struct {
+	place
+	created, modified int64 // etcd's revisions
+	revision          store.Revision
+	end               store.Instant // the last that any server has said
+	batch             *batch        // the one that says so; nil: the key itself
+}
+
+// batch is a batch of renewals. It is needed for as long as it is the last that
+// has said something about any instance.
+type batch struct {
+	server string
+	needed int
+}
+
+func newKnown() known {
+	return known{map[place]*instance{}, map[int64]*instance{}, map[string]*batch{}}
+}
+
+// put takes in that an instance's key has been written.
+func (k *known) put(at place, created, modified int64, revision store.Revision, end store.Instant) {
+	i := k.instances[at]
+	if i != nil && i.created != created {
+		k.remove(at)
+		i = nil
+	}
+	if i == nil {
+		i = &instance{place: at, created: created}
+		k.instances[at], k.created[created] = i, i
+	}
+	i.modified, i.revision = modified, revision
+	k.renew(i, end, nil)
+}
+
+// remove takes in that an instance's key has been deleted.
+func (k *known) remove(at place) {
+	if i := k.instances[at]; i != nil {
+		k.unneed(i)
+		delete(k.instances, at)
+		delete(k.created, i.created)
+	}
+}
+
+// renew takes in what a batch, or with nil the key itself, says about a lease. A
+// key that is written later says it anew: what the batch said is in it.
+func (k *known) renew(i *instance, end store.Instant, b *batch) {
+	if end < i.end {
+		return
+	}
+	k.unneed(i)
+	i.end, i.batch = end, b
+	if b != nil {
+		b.needed++
+	}
+}
+
+func (k *known) unneed(i *instance) {
+	if i.batch != nil {
+		i.batch.needed--
+		i.batch = nil
+	}
+}
+
+// done returns up to limit keys of batches that nobody needs, of those servers
+// for which ours says so.
+func (k *known) done(limit int, ours func(server string) bool) (keys []string) {
+	for key, b := range k.batches {
+		if len(keys) == limit {
+			break
+		}
+		if b.needed == 0 && ours(b.server) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}

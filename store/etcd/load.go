@@ -1,0 +1,392 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/rosterdns/roster/store"
+)
+
+const (
+	// reachTime is how long Start waits for etcd.
+	reachTime = 30 * time.Second
+	// pageSize is how many keys are read at a time.
+	pageSize = 2000
+)
+
+// Start implements [store.Backend].
+func (s *Store) Start(ctx context.Context, _ func(*store.Instance), _ func([]store.Event)) (store.Revision, error) {
+	if err := s.reach(ctx); err != nil {
+		return 0, err
+	}
+	shown, err := s.lastShown(ctx)
+	if err != nil {
+		return 0, err
+	}
+	s.replica.Set(shown)
+	alone, err := s.join(ctx)
+	if err != nil {
+		return 0, err
+	}
+	st, err := s.read(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if alone {
+		// Nobody could send a heartbeat while no server was up. What the others'
+		// last words were about is over.
+		st.floor = s.replica.Now()
+		if err := s.writeFloor(ctx, st.servers); err != nil {
+			return 0, err
+		}
+		st.floored, st.servers = st.at+1, map[string]*peer{}
+	}
+	s.mu.Lock()
+	restored := s.adopt(st)
+	s.mu.Unlock()
+	for _, i := range restored {
+		if !alone && i.End != store.Never {
+			i.End = i.End.Add(-lateTime) // by whose clock is not known
+		}
+		s.replica.Restore(i.Instance, i.End)
+	}
+	s.run()
+	return st.revision, nil
+}
+
+// run starts what runs until Close.
+func (s *Store) run() {
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.running.Go(func() { s.write(ctx) })
+	s.running.Go(func() { s.watch(ctx) })
+	s.running.Go(func() { s.compact(ctx) })
+}
+
+// reach returns when etcd answers, and the registry has a base: revisions start
+// from the unix time at which the first server was started.
+func (s *Store) reach(ctx context.Context) error {
+	begin := s.replica.Age()
+	for {
+		err := s.setBase(ctx, store.FreshRevision(), 0)
+		if err == nil || ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
+		}
+		err = s.translate(err)
+		if refused(err) || s.replica.Age()-begin > reachTime {
+			return fmt.Errorf("etcd at %s: %w", s.where, err)
+		}
+		if !pause(ctx, tickTime) {
+			return ctx.Err()
+		}
+	}
+}
+
+// refused reports whether etcd, or what is in the place of it, has refused us:
+// to wait does not help.
+func refused(err error) bool {
+	if errors.Is(err, store.ErrNotDurable) {
+		return true
+	}
+	switch status.Code(err) {
+	case codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument, codes.FailedPrecondition:
+		return true
+	}
+	return errors.Is(err, rpctypes.ErrAuthFailed) || errors.Is(err, rpctypes.ErrUserEmpty) ||
+		err != nil && (strings.Contains(err.Error(), "x509:") || strings.Contains(err.Error(), "tls:"))
+}
+
+// setBase sets the base, if it was last written at a revision of etcd; 0: never.
+func (s *Store) setBase(ctx context.Context, base store.Revision, written int64) error {
+	asking, cancel := context.WithTimeout(ctx, 2*txnTime)
+	defer cancel()
+	w := newWriter()
+	w.number(uint64(base))
+	_, err := s.client.Txn(asking).
+		If(clientv3.Compare(clientv3.ModRevision(s.keys.base), "=", written)).
+		Then(clientv3.OpPut(s.keys.base, w.end(s.keys.base))).
+		Commit()
+	return err
+}
+
+// lastShown returns the last that any server's lease clock is known to have
+// shown.
+func (s *Store) lastShown(ctx context.Context) (shown store.Instant, err error) {
+	st, err := s.read(ctx)
+	return st.shown, err
+}
+
+// join makes this server known to the others, and reports whether there are none
+// that are up.
+func (s *Store) join(ctx context.Context) (alone bool, _ error) {
+	s.mu.Lock()
+	age, now := s.replica.Age(), s.stampLocked()
+	n := s.ticks.send(age, now.at)
+	s.mu.Unlock()
+	key := s.keys.server(s.id)
+	resp, err := s.client.Put(ctx, key, tick{now, n, s.cfg.Name}.append(key))
+	if err != nil {
+		return false, fmt.Errorf("etcd at %s: write %s: %w", s.where, key, s.translate(err))
+	}
+	joined := resp.Header.Revision
+	s.mu.Lock()
+	s.ticks.back(n, joined)
+	s.mu.Unlock()
+	for {
+		others, err := s.readServers(ctx, 0)
+		if err != nil {
+			return false, err
+		}
+		for _, p := range others {
+			if p.seen >= joined {
+				return false, nil
+			}
+		}
+		if len(others) == 0 || s.replica.Age()-age > aloneTime {
+			return true, nil
+		}
+		if !pause(ctx, tickTime/2) {
+			return false, ctx.Err()
+		}
+	}
+}
+
+// writeFloor says that all leases are fresh from now on, and that servers are
+// gone.
+func (s *Store) writeFloor(ctx context.Context, gone map[string]*peer) error {
+	s.mu.Lock()
+	now := s.stampLocked()
+	s.mu.Unlock()
+	for id := range gone {
+		if _, err := s.client.Delete(ctx, s.keys.server(id)); err != nil {
+			return fmt.Errorf("etcd at %s: delete %s: %w", s.where, s.keys.server(id), s.translate(err))
+		}
+	}
+	if _, err := s.client.Put(ctx, s.keys.floor(), now.mark(s.keys.floor())); err != nil {
+		return fmt.Errorf("etcd at %s: write %s: %w", s.where, s.keys.floor(), s.translate(err))
+	}
+	return nil
+}
+
+// state is what is stored at one revision of etcd.
+type state struct {
+	at       int64 // etcd's revision
+	base     store.Revision
+	written  int64 // when the base was
+	revision store.Revision
+	shown    store.Instant // the last that any lease clock is known to have shown
+	floor    store.Instant // from when leases are fresh, of instances made before
+	floored  int64         // this revision of etcd
+	known    known
+	stored   map[place]*store.Instance
+	servers  map[string]*peer
+}
+
+// read reads all that is stored.
+func (s *Store) read(ctx context.Context) (*state, error) {
+	st := &state{known: newKnown(), stored: map[place]*store.Instance{}}
+	if err := s.readSingle(ctx, st); err != nil {
+		return st, err
+	}
+	if err := s.readRange(ctx, s.keys.instances, st.at, st.takeInstance(s.keys)); err != nil {
+		return st, err
+	}
+	if err := s.readRange(ctx, s.keys.renewals, st.at, st.takeBatch(s.keys)); err != nil {
+		return st, err
+	}
+	var err error
+	if st.servers, err = s.readServers(ctx, st.at); err != nil {
+		return st, err
+	}
+	for _, p := range st.servers {
+		st.shown = max(st.shown, p.tick.at)
+	}
+	return st, nil
+}
+
+// readSingle reads the keys that there is one of.
+func (s *Store) readSingle(ctx context.Context, st *state) error {
+	resp, err := s.client.Txn(ctx).Then(
+		clientv3.OpGet(s.keys.base), clientv3.OpGet(s.keys.changed), clientv3.OpGet(s.keys.floor()), clientv3.OpGet(s.keys.clock())).Commit()
+	if err != nil {
+		return fmt.Errorf("etcd at %s: read %s: %w", s.where, s.keys.all, s.translate(err))
+	}
+	st.at = resp.Header.Revision
+	if st.at == 0 {
+		return fmt.Errorf("etcd at %s: it does not say its revision", s.where)
+	}
+	for k, take := range []func(*mvccpb.KeyValue) error{st.takeBase, st.takeChanged(s.keys), st.takeFloor, st.takeClock} {
+		for _, kv := range resp.Responses[k].GetResponseRange().Kvs {
+			if err := take(kv); err != nil {
+				return err
+			}
+		}
+	}
+	st.revision += st.base
+	return nil
+}
+
+func (st *state) takeBase(kv *mvccpb.KeyValue) error {
+	r := newReader(string(kv.Key), kv.Value)
+	st.base, st.written = store.Revision(r.number()), kv.ModRevision
+	return r.end(string(kv.Key))
+}
+
+func (st *state) takeChanged(k keys) func(*mvccpb.KeyValue) error {
+	return func(kv *mvccpb.KeyValue) error {
+		c, err := k.parseChange(kv.Value)
+		st.revision, st.shown = store.Revision(kv.ModRevision), max(st.shown, c.stamp.at)
+		return err
+	}
+}
+
+func (st *state) takeFloor(kv *mvccpb.KeyValue) error {
+	m, err := parseMark(string(kv.Key), kv.Value)
+	st.floor, st.floored, st.shown = m.at, kv.ModRevision, max(st.shown, m.at)
+	return err
+}
+
+func (st *state) takeClock(kv *mvccpb.KeyValue) error {
+	m, err := parseMark(string(kv.Key), kv.Value)
+	st.shown = max(st.shown, m.at)
+	return err
+}
+
+func (st *state) takeInstance(k keys) func(*mvccpb.KeyValue) error {
+	return func(kv *mvccpb.KeyValue) error {
+		key := string(kv.Key)
+		in, err := k.parseStored(key, kv.Value)
+		if err != nil {
+			return err
+		}
+		at := place{in.Service, in.Label}
+		in.Revision = st.base + store.Revision(kv.ModRevision)
+		st.known.put(at, kv.CreateRevision, kv.ModRevision, in.Revision, in.end)
+		st.stored[at] = in.Instance
+		return nil
+	}
+}
+
+func (st *state) takeBatch(k keys) func(*mvccpb.KeyValue) error {
+	return func(kv *mvccpb.KeyValue) error {
+		key := string(kv.Key)
+		server, _ := k.parseBatch(key)
+		s, leases, err := parseBatch(key, kv.Value)
+		if err != nil {
+			return err
+		}
+		st.shown = max(st.shown, s.at)
+		b := &batch{server: server}
+		st.known.batches[key] = b
+		for _, l := range leases {
+			if i := st.known.created[l.created]; i != nil && st.stored[i.place].TTL > 0 && !st.stored[i.place].Leaving {
+				st.known.renew(i, l.end, b)
+			}
+		}
+		return nil
+	}
+}
+
+// readRange reads all keys with a prefix as they were at a revision of etcd.
+func (s *Store) readRange(ctx context.Context, prefix string, at int64, take func(*mvccpb.KeyValue) error) error {
+	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
+	for {
+		resp, err := s.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithRev(at), clientv3.WithLimit(pageSize))
+		if err != nil {
+			return fmt.Errorf("etcd at %s: read %s: %w", s.where, prefix, s.translate(err))
+		}
+		for _, kv := range resp.Kvs {
+			if err := take(kv); err != nil {
+				return err
+			}
+		}
+		if !resp.More {
+			return nil
+		}
+		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+}
+
+// readServers reads who else is there.
+func (s *Store) readServers(ctx context.Context, at int64) (map[string]*peer, error) {
+	servers := map[string]*peer{}
+	return servers, s.readRange(ctx, s.keys.servers, at, func(kv *mvccpb.KeyValue) error {
+		id := strings.TrimPrefix(string(kv.Key), s.keys.servers)
+		if id == s.id {
+			return nil
+		}
+		t, err := parseTick(string(kv.Key), kv.Value)
+		age := s.replica.Age()
+		servers[id] = &peer{tick: t, age: age, since: age, at: t.at}
+		return err
+	})
+}
+
+// adopt takes what has been read for what is known, and returns the instances
+// with the ends of their leases. The caller holds mu.
+func (s *Store) adopt(st *state) (restored []store.Restored) {
+	s.known, s.base, s.seen, s.servers = st.known, st.base, st.at, st.servers
+	for at, i := range st.stored {
+		k := st.known.instances[at]
+		if i.Permanent() && !i.Leaving {
+			k.end = store.Never
+		} else if k.created < st.floored {
+			s.known.renew(k, st.floor.Add(s.freshLength(i)), k.batch)
+		}
+		restored = append(restored, store.Restored{Instance: i, End: k.end})
+	}
+	close(s.advanced)
+	s.advanced = make(chan struct{})
+	return restored
+}
+
+// freshLength returns how long the lease of an instance lasts after a time in
+// which no server was up: if it is leaving, until caches have forgotten it.
+func (s *Store) freshLength(i *store.Instance) time.Duration {
+	if !i.Leaving {
+		return i.TTL
+	}
+	left := s.replica.MaxTTL() + time.Second
+	if !i.Permanent() {
+		left = min(left, i.TTL)
+	}
+	return left
+}
+
+// resync reads all again, because changes have been missed.
+func (s *Store) resync(ctx context.Context) error {
+	st, err := s.read(ctx)
+	if err != nil {
+		return err
+	}
+	s.count(func(c *counts) { c.resyncs++ })
+	if now := s.replica.Revision(); st.revision < now {
+		// etcd was set back to an earlier state. Readers have seen what we have
+		// shown, so that revisions must go on from there.
+		if err := s.setBase(ctx, st.base+(now-st.revision)+1, st.written); err != nil {
+			return err
+		}
+		if st, err = s.read(ctx); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	restored := s.adopt(st)
+	s.mu.Unlock()
+	for k := range restored {
+		if restored[k].End != store.Never {
+			restored[k].End = restored[k].End.Add(-lateTime)
+		}
+	}
+	s.replica.Reset(ctx, restored, st.revision)
+	return nil
+}
