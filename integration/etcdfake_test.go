@@ -64,13 +64,17 @@ func TestEtcdFakeIsLikeEtcd(t *testing.T) {
 	t.Parallel()
 	url := startEtcd(t)
 	t.Run("Real", func(t *testing.T) {
-		etcdtest.Conform(t, func(t *testing.T, test func(*testing.T, etcd.Client)) { test(t, etcdClient(t, url)) })
+		etcdtest.Conform(t, func(t *testing.T, test func(*testing.T, etcd.Client)) {
+			t.Helper()
+			test(t, etcdClient(t, url))
+		})
 	})
 	t.Run("Random", func(t *testing.T) { etcdtest.Compare(t, etcdClient(t, url), 7, 1000) })
 
 	hub := etcdtest.NewHub(etcdClient(t, url))
 	defer hub.Close()
 	inBubble := func(t *testing.T, test func(*testing.T, etcd.Client)) {
+		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
 			b := hub.Client()
 			defer b.Close()
@@ -78,7 +82,32 @@ func TestEtcdFakeIsLikeEtcd(t *testing.T) {
 		})
 	}
 	t.Run("Bridge", func(t *testing.T) { etcdtest.Conform(t, inBubble) })
+	t.Run("BridgeTime", func(t *testing.T) { inBubble(t, testBridgeTime) })
 	t.Run("BridgeRandom", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, c etcd.Client) { etcdtest.Compare(t, c, 8, 1000) })
 	})
+}
+
+// Time goes on in the bubble while a watch waits, stands during a request, and
+// what another bridge writes is brought before it goes on.
+func testBridgeTime(t *testing.T, c etcd.Client) {
+	t.Helper()
+	w := c.Watch(t.Context(), "time/", clientv3.WithPrefix())
+	begin := time.Now()
+	for i := range 100 {
+		timer := time.NewTimer(time.Minute)
+		<-timer.C
+		if _, err := c.Put(t.Context(), "other", ""); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Put(t.Context(), "time/k", ""); err != nil {
+			t.Fatal(err)
+		}
+		if r := <-w; len(r.Events) != 1 || r.Events[0].Kv.Version != int64(i+1) {
+			t.Fatalf("put %d, the watch brings %+v", i, r)
+		}
+	}
+	if took := time.Since(begin); took != 100*time.Minute {
+		t.Errorf("it took %v, want 1h40m", took)
+	}
 }

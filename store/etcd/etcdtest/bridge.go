@@ -81,10 +81,11 @@ func outside[R any](ctx context.Context, h *Hub, do func(context.Context) R) (R,
 		cancels <- cancel
 		reply <- do(far)
 	}
-	cancel := (<-cancels).(context.CancelFunc)
+	cancel, _ := (<-cancels).(context.CancelFunc)
 	select {
 	case r := <-reply:
-		return r.(R), nil
+		got, _ := r.(R)
+		return got, nil
 	case <-ctx.Done():
 		h.work <- func() { cancel() }
 		return none, ctx.Err()

@@ -48,10 +48,10 @@ func Compare(t *testing.T, real etcd.Client, seed uint64, n int) {
 			t.Fatalf("transaction %d, %v:\n real: %s\n fake: %s", i, r, replies[0], replies[1])
 		}
 		g.revision = cluster.Revision()
-		switch {
-		case i == n/2: // what is there already, and what is to come
+		switch i {
+		case n / 2: // what is there already, and what is to come
 			watches = append(watches, watchBoth(pair, "k", clientv3.WithPrefix(), clientv3.WithPrevKV(), clientv3.WithRev(start+int64(n/8))))
-		case i == n*3/4:
+		case n * 3 / 4:
 			for _, s := range pair {
 				if _, err := s.Compact(ctx, start+int64(n/4)); err != nil {
 					t.Fatalf("compact: %v", err)

@@ -52,7 +52,11 @@ func wantedOf(op clientv3.Op) wanted {
 }
 
 func (w wanted) has(e *clientv3.Event) bool {
-	return w.span.has(string(e.Kv.Key)) && !(w.noPuts && e.Type == mvccpb.Event_PUT) && !(w.noDeletes && e.Type == mvccpb.Event_DELETE)
+	unwanted := w.noPuts
+	if e.Type == mvccpb.Event_DELETE {
+		unwanted = w.noDeletes
+	}
+	return !unwanted && w.span.has(string(e.Kv.Key))
 }
 
 // Watch returns once the watch is there, and waits for that where the client
