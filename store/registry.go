@@ -152,7 +152,7 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 
 // restore takes one stored instance in, before anybody reads the registry. Its
 // lease ends when another server has said, or, where that is 0, is a fresh one.
-func (r *Registry) restore(into map[*service]*View, i *Instance, end Instant) {
+func (r *Registry) restore(into map[*service]*View, i *Instance, end Instant) *Lease {
 	s := r.home(i.Service)
 	v := into[s]
 	if v == nil {
@@ -168,7 +168,6 @@ func (r *Registry) restore(into map[*service]*View, i *Instance, end Instant) {
 	switch {
 	case end != 0:
 		l.end.Store(int64(end))
-		l.elsewhere.Store(true)
 		if i.Leaving {
 			r.drains.add(r, l)
 		}
@@ -184,6 +183,7 @@ func (r *Registry) restore(into map[*service]*View, i *Instance, end Instant) {
 	v.members = append(v.members, Member{i, l}) // in order once it is complete
 	r.labels.count(nil, i)
 	r.holders.add(nil, i, l)
+	return l
 }
 
 // grant makes the lease of a new member.

@@ -77,9 +77,12 @@ func (p *Replica) begin(ctx context.Context) error {
 // MaxTTL returns the longest TTL that answers carry.
 func (p *Replica) MaxTTL() time.Duration { return p.cfg.MaxTTL }
 
-// Restore takes in an instance that is stored, whose lease lasts until end. It is
-// called before Start returns.
-func (p *Replica) Restore(i *Instance, end Instant) { p.restore(p.restored, i, end) }
+// Restore takes in an instance that is stored, whose lease lasts until end; others
+// says that another server may have heard from it later. It is called before
+// Start returns.
+func (p *Replica) Restore(i *Instance, end Instant, others bool) {
+	p.restore(p.restored, i, end).elsewhere.Store(others)
+}
 
 // Apply makes changes visible that have been committed, here or elsewhere. It
 // waits until the registry is open.

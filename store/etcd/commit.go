@@ -64,6 +64,8 @@ func (s *Store) commit(ctx context.Context, e *store.Event) error {
 		case done:
 			e.Stamp(revision)
 			return nil
+		case errors.Is(err, errUnseen):
+			continue
 		case err != nil && final(err):
 			return err
 		case err != nil:
@@ -119,6 +121,7 @@ func (s *Store) try(ctx context.Context, e *store.Event, n uint64, seen <-chan s
 	if err != nil {
 		return false, 0, err
 	}
+	lasted := s.lasted(placeOf(e))
 	asking, cancel := context.WithTimeout(ctx, txnTime)
 	defer cancel()
 	resp, err := s.client.Txn(asking).If(conditions...).Then(ops...).Commit()
@@ -136,6 +139,9 @@ func (s *Store) try(ctx context.Context, e *store.Event, n uint64, seen <-chan s
 		if !resp.Succeeded {
 			later = s.later()
 			if s.hasSeen(resp.Header.Revision) && len(seen) == 0 {
+				if e.Kind == store.Expired && s.isAs(e, lasted) {
+					return false, 0, errUnseen
+				}
 				s.count(func(c *counts) { c.conflicts++ })
 				return false, 0, fmt.Errorf("%s: %w", e.Instance(), store.ErrConflict)
 			}
@@ -201,6 +207,28 @@ func (s *Store) translate(err error) error {
 		return fmt.Errorf("%w: etcd at %s does not let user %q write under %s: grant it (etcdctl role grant-permission)", store.ErrNotDurable, s.where, s.cfg.User, s.keys.all)
 	}
 	return err
+}
+
+// errUnseen: there was a tick that had not been seen, but nothing came with it
+// that is about this instance.
+var errUnseen = errors.New("something had not been seen")
+
+// lasted returns until when the lease of an instance lasts as far as is known.
+func (s *Store) lasted(at place) store.Instant {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := s.known.instances[at]; i != nil {
+		return i.end
+	}
+	return 0
+}
+
+// isAs reports whether nothing has been heard of the instance that e ends.
+func (s *Store) isAs(e *store.Event, lasted store.Instant) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := s.known.instances[placeOf(e)]
+	return i != nil && i.revision == e.Before.Revision && i.end == lasted
 }
 
 // settled returns when what is known is also what the registry has.

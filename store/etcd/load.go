@@ -28,27 +28,23 @@ func (s *Store) Start(ctx context.Context, _ func(*store.Instance), _ func([]sto
 	if err := s.reach(ctx); err != nil {
 		return 0, err
 	}
-	shown, err := s.lastShown(ctx)
-	if err != nil {
-		return 0, err
-	}
-	s.replica.Set(shown)
-	alone, err := s.join(ctx)
-	if err != nil {
-		return 0, err
-	}
 	st, err := s.read(ctx)
 	if err != nil {
 		return 0, err
 	}
+	s.replica.Set(st.shown)
+	alone, err := s.join(ctx)
+	if err != nil {
+		return 0, err
+	}
 	if alone {
-		// Nobody could send a heartbeat while no server was up. What the others'
-		// last words were about is over.
-		st.floor = s.replica.Now()
+		// Nobody could send a heartbeat while no server was up.
 		if err := s.writeFloor(ctx, st.servers); err != nil {
 			return 0, err
 		}
-		st.floored, st.servers = st.at+1, map[string]*peer{}
+	}
+	if st, err = s.read(ctx); err != nil {
+		return 0, err
 	}
 	s.mu.Lock()
 	restored := s.adopt(st)
@@ -57,7 +53,7 @@ func (s *Store) Start(ctx context.Context, _ func(*store.Instance), _ func([]sto
 		if !alone && i.End != store.Never {
 			i.End = i.End.Add(-lateTime) // by whose clock is not known
 		}
-		s.replica.Restore(i.Instance, i.End)
+		s.replica.Restore(i.Instance, i.End, !alone)
 	}
 	s.run()
 	return st.revision, nil
@@ -116,13 +112,6 @@ func (s *Store) setBase(ctx context.Context, base store.Revision, written int64)
 		Then(clientv3.OpPut(s.keys.base, w.end(s.keys.base))).
 		Commit()
 	return err
-}
-
-// lastShown returns the last that any server's lease clock is known to have
-// shown.
-func (s *Store) lastShown(ctx context.Context) (shown store.Instant, err error) {
-	st, err := s.read(ctx)
-	return st.shown, err
 }
 
 // join makes this server known to the others, and reports whether there are none
@@ -186,6 +175,7 @@ type state struct {
 	shown    store.Instant // the last that any lease clock is known to have shown
 	floor    store.Instant // from when leases are fresh, of instances made before
 	floored  int64         // this revision of etcd
+	longest  time.Duration // for which caches hold what was answered
 	known    known
 	stored   map[place]*store.Instance
 	servers  map[string]*peer
@@ -193,7 +183,7 @@ type state struct {
 
 // read reads all that is stored.
 func (s *Store) read(ctx context.Context) (*state, error) {
-	st := &state{known: newKnown(), stored: map[place]*store.Instance{}}
+	st := &state{longest: s.replica.MaxTTL() + time.Second, known: newKnown(), stored: map[place]*store.Instance{}}
 	if err := s.readSingle(ctx, st); err != nil {
 		return st, err
 	}
@@ -269,6 +259,12 @@ func (st *state) takeInstance(k keys) func(*mvccpb.KeyValue) error {
 			return err
 		}
 		at := place{in.Service, in.Label}
+		switch {
+		case in.Permanent() && !in.Leaving:
+			in.end = store.Never
+		case kv.ModRevision < st.floored:
+			in.end = st.floor.Add(st.freshLength(in.Instance))
+		}
 		in.Revision = st.base + store.Revision(kv.ModRevision)
 		st.known.put(at, kv.CreateRevision, kv.ModRevision, in.Revision, in.end)
 		st.stored[at] = in.Instance
@@ -287,8 +283,11 @@ func (st *state) takeBatch(k keys) func(*mvccpb.KeyValue) error {
 		st.shown = max(st.shown, s.at)
 		b := &batch{server: server}
 		st.known.batches[key] = b
+		if kv.ModRevision < st.floored {
+			return nil
+		}
 		for _, l := range leases {
-			if i := st.known.created[l.created]; i != nil && st.stored[i.place].TTL > 0 && !st.stored[i.place].Leaving {
+			if i := st.known.created[l.created]; i != nil && i.end != store.Never && !st.stored[i.place].Leaving {
 				st.known.renew(i, l.end, b)
 			}
 		}
@@ -336,13 +335,7 @@ func (s *Store) readServers(ctx context.Context, at int64) (map[string]*peer, er
 func (s *Store) adopt(st *state) (restored []store.Restored) {
 	s.known, s.base, s.seen, s.servers = st.known, st.base, st.at, st.servers
 	for at, i := range st.stored {
-		k := st.known.instances[at]
-		if i.Permanent() && !i.Leaving {
-			k.end = store.Never
-		} else if k.created < st.floored {
-			s.known.renew(k, st.floor.Add(s.freshLength(i)), k.batch)
-		}
-		restored = append(restored, store.Restored{Instance: i, End: k.end})
+		restored = append(restored, store.Restored{Instance: i, End: st.known.instances[at].end})
 	}
 	close(s.advanced)
 	s.advanced = make(chan struct{})
@@ -351,15 +344,14 @@ func (s *Store) adopt(st *state) (restored []store.Restored) {
 
 // freshLength returns how long the lease of an instance lasts after a time in
 // which no server was up: if it is leaving, until caches have forgotten it.
-func (s *Store) freshLength(i *store.Instance) time.Duration {
-	if !i.Leaving {
+func (st *state) freshLength(i *store.Instance) time.Duration {
+	switch {
+	case !i.Leaving:
 		return i.TTL
+	case i.Permanent():
+		return st.longest
 	}
-	left := s.replica.MaxTTL() + time.Second
-	if !i.Permanent() {
-		left = min(left, i.TTL)
-	}
-	return left
+	return min(st.longest, i.TTL)
 }
 
 // resync reads all again, because changes have been missed.

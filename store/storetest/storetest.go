@@ -32,6 +32,11 @@ func Run(t *testing.T, fresh func(t *testing.T) Opener, keeps bool) {
 		"Concurrency": testConcurrency,
 		"Closed":      testClosed,
 		"Checked":     testChecked,
+
+		"CheckRenewsNothing": testCheckRenewsNothing,
+		"StaleCheck":         testStaleCheck,
+		"CheckRemoves":       testCheckRemoves,
+		"CheckSpares":        testCheckSpares,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
 	}
