@@ -32,6 +32,7 @@ type answer struct {
 	at       store.Revision // of the registry: never newer than what the answer stands for
 	weighted bool           // the order of the records is drawn by weight, else evenly
 	why      string         // for people, where there are no records
+	own      bool           // nothing of it is from the registry
 
 	views []*store.View // whose instances the records are of
 	keep  uint32        // the largest TTL of an instance's record: how long caches may keep something of it
@@ -89,9 +90,10 @@ func (z *zone) answerApex(a *answer, q question, at store.Revision) {
 		soa.Hdr.Name = q.name
 		a.records = []record{{rr: soa}}
 	case dns.TypeNS:
+		a.own = true
 		for _, s := range z.servers {
-			a.records = append(a.records, record{rr: &dns.NS{Hdr: z.header(q.name, dns.TypeNS, z.maxTTL), Ns: s.Name}})
-			a.glue = append(a.glue, z.addressSets(s.Name, s.Addrs, z.maxTTL)...)
+			a.records = append(a.records, record{rr: &dns.NS{Hdr: z.header(q.name, dns.TypeNS, z.ownTTL), Ns: s.Name}})
+			a.glue = append(a.glue, z.addressSets(s.Name, s.Addrs, z.ownTTL)...)
 		}
 	case dns.TypeANY:
 		a.records = []record{z.minimalAny(q.name)}
@@ -104,10 +106,11 @@ func (z *zone) answerHost(a *answer, q question, n node) {
 		return
 	}
 	for _, s := range n.hosts {
-		for _, rr := range z.addresses(q.name, s.Addrs, q.rrtype, z.maxTTL) {
+		for _, rr := range z.addresses(q.name, s.Addrs, q.rrtype, z.ownTTL) {
 			a.records = append(a.records, record{rr: rr})
 		}
 	}
+	a.own = len(a.records) > 0 // otherwise it has the SOA
 }
 
 func (z *zone) answerInstances(a *answer, q question, n *node, now store.Instant) {

@@ -177,7 +177,8 @@ func (z *zone) typesOf(v *store.View, now store.Instant) []browsableType {
 
 // answerDomain points to the zone itself: it is what to browse.
 func (z *zone) answerDomain(a *answer, q question) {
-	a.records = []record{{rr: z.pointer(q.name, z.name, z.maxTTL)}}
+	a.own = true
+	a.records = []record{{rr: z.pointer(q.name, z.name, z.ownTTL)}}
 }
 
 // pointer returns a PTR record.

@@ -30,9 +30,10 @@ type fastPath struct {
 	rnd      *rand.Rand
 
 	now    store.Instant // of the batch: every query in it had come by then
+	stale  bool          // so was the registry then: see stale.go
 	q      wireQuery
 	stream bool
-	stale  bool   // the answer was made from a view that is no longer the present one
+	late   bool   // the answer was made from a view that is no longer the present one
 	cookie []byte // of the response, nil: none
 	known  bool   // the client has shown a good one
 	memory [cookieSize]byte
@@ -62,15 +63,17 @@ func (s *Server) newFastPath(c *counts) *fastPath {
 	return f
 }
 
-// begin takes the time for the queries that have come, before they are answered.
-func (f *fastPath) begin() { f.now = f.registry.Now() }
+// begin takes the time for the queries that have come, before they are answered,
+// and by the same look at the clock whether the registry is stale: a server that
+// was stopped finds that out with the first query that it reads.
+func (f *fastPath) begin() { f.now, _, f.stale = f.registry.Present() }
 
 // answer writes the response to a query into dst, which is empty and has room
 // for a message, and reports whether it has one: otherwise the query is for
 // the ordinary path.
 func (f *fastPath) answer(dst, msg []byte, from client) ([]byte, bool) {
 	q := &f.q
-	if !q.parse(msg, f.zone) || q.n == 0 || q.n == maxLabels || q.rrtype == dns.TypeAXFR || q.rrtype == dns.TypeIXFR {
+	if f.stale || !q.parse(msg, f.zone) || q.n == 0 || q.n == maxLabels || q.rrtype == dns.TypeAXFR || q.rrtype == dns.TypeIXFR {
 		return dst, false
 	}
 	f.stream, f.cookie, f.known = from.stream(), nil, false
@@ -78,9 +81,9 @@ func (f *fastPath) answer(dst, msg []byte, from client) ([]byte, bool) {
 		f.cookie, f.known = f.secret.appendAnswer(f.memory[:0], q.cookie, from.addr, uint32(time.Now().Unix()))
 	}
 	ok := false
-	f.stale = true
-	for try := 0; try < staleTries && f.stale && !ok; try++ {
-		f.stale = false
+	f.late = true
+	for try := 0; try < lateTries && f.late && !ok; try++ {
+		f.late = false
 		dst, ok = f.find(dst[:0], msg)
 	}
 	if ok && f.limiter != nil {
@@ -89,10 +92,10 @@ func (f *fastPath) answer(dst, msg []byte, from client) ([]byte, bool) {
 	return dst, ok
 }
 
-// staleTries is how often an answer is made again because its view had ceased
+// lateTries is how often an answer is made again because its view had ceased
 // to be the present one. A service of ten thousand that changes a thousand times
 // a second needs it: to the ordinary path such a query is a dear one.
-const staleTries = 4
+const lateTries = 4
 
 // find answers for the name that was asked.
 func (f *fastPath) find(dst, msg []byte) ([]byte, bool) {
@@ -229,7 +232,7 @@ func (f *fastPath) finish(dst []byte, answers, additional int, v *store.View, ke
 		additional++
 	}
 	setCounts(dst, answers, 0, additional)
-	if f.stale = !v.HandOut(f.now.Add(time.Duration(keep)*time.Second + time.Second)); f.stale {
+	if f.late = !v.HandOut(f.now.Add(time.Duration(keep)*time.Second + time.Second)); f.late {
 		return dst, false
 	}
 	f.counts.count(f.q.rrtype, dns.RcodeSuccess)

@@ -63,7 +63,14 @@ func (s *Server) decide(r *response, req *dns.Msg, from client) {
 	}
 	r.Authoritative = true
 	r.zone = z.name
-	a := s.settle(z, q)
+	a, since, stale := s.settle(z, q)
+	switch stale = stale && !a.own; {
+	case stale && (since >= s.cfg.StaleFor || s.forSecondary(q, from)):
+		s.refuseStale(r, since)
+		return
+	case stale:
+		s.markStale(r, a.rcode, since)
+	}
 	r.addVersion(z.soa(a.at), q)
 	if whole := r.fill(z, a); !whole {
 		s.counts[from.transport].cut.Add(1)
@@ -94,18 +101,23 @@ func gate(req *dns.Msg, from client) (rcode int, ok bool) {
 // settle answers the question from a state that was still the present one
 // after the registry had noted how long caches may keep the answer. Otherwise
 // somebody who deregisters in between would be told too early that no cache
-// holds the instance.
-func (s *Server) settle(z *zone, q question) answer {
+// holds the instance. It says as well whether the registry was stale then.
+func (s *Server) settle(fresh *zone, q question) (a answer, since time.Duration, stale bool) {
 	const tries = 4
 	for try := 1; ; try++ {
-		now := s.registry.Now()
-		if try == tries {
-			return z.answer(noted{s.registry, now, now.Add(keptFor(z.maxTTL))}, q, now)
+		var now store.Instant
+		now, since, stale = s.registry.Present()
+		z := fresh
+		if stale {
+			z = fresh.whenStale()
 		}
-		a := z.answer(s.registry, q, now)
+		if try == tries {
+			return z.answer(noted{s.registry, now, now.Add(keptFor(z.maxTTL))}, q, now), since, stale
+		}
+		a = z.answer(s.registry, q, now)
 		until := now.Add(keptFor(a.keep))
 		if !slices.ContainsFunc(a.views, func(v *store.View) bool { return !v.HandOut(until) }) {
-			return a
+			return a, since, stale
 		}
 	}
 }

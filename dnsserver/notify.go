@@ -71,6 +71,9 @@ func (s *Server) notify(ctx context.Context, to Secondary, z *zone) {
 func (s *Server) notifyOnce(ctx context.Context, to Secondary, z *zone, at store.Revision) error {
 	wait := notifyWait
 	for try := 1; ; try++ {
+		if !s.awaitFresh(ctx) {
+			return ctx.Err()
+		}
 		err := s.sendNotify(ctx, to, z, at, wait)
 		if err == nil || errors.As(err, new(refusedError)) || try == notifyTries || ctx.Err() != nil {
 			return err
@@ -78,6 +81,19 @@ func (s *Server) notifyOnce(ctx context.Context, to Secondary, z *zone, at store
 		wait = min(2*wait, notifyMost)
 		// Newer changes go with the next try.
 		at = s.registry.Revision()
+	}
+}
+
+// awaitFresh waits until the registry is not stale, so that no secondary comes
+// for what it would not get; it reports whether ctx is not done yet.
+func (s *Server) awaitFresh(ctx context.Context) bool {
+	for {
+		if _, stale := s.registry.Stale(); !stale {
+			return ctx.Err() == nil
+		}
+		if !sleep(ctx, notifyPause) {
+			return false
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/miekg/dns"
 	"github.com/sirupsen/logrus"
@@ -76,6 +77,15 @@ type Config struct {
 	// does not exist (RFC 2308).
 	NegativeTTL uint32
 
+	// Backend is what the registry is cut off from while it is stale, as answers
+	// then name it ([store.Registry.Stale]). Default "the backend".
+	Backend string
+
+	// StaleFor is for how long the registry is answered from while it is stale,
+	// with TTLs of 1 and an Extended DNS Error; then, and with 0 at once, the
+	// answer is SERVFAIL. StaleFor has no default here.
+	StaleFor time.Duration
+
 	// EDNSSize is the largest message over UDP, in octets, whatever a client
 	// offers; 4096 at most. Default 1232.
 	EDNSSize uint16
@@ -115,6 +125,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Zone == "" {
 		c.Zone = "service."
+	}
+	if c.Backend == "" {
+		c.Backend = "the backend"
 	}
 	if c.EDNSSize == 0 {
 		c.EDNSSize = 1232
@@ -209,6 +222,7 @@ func (s *Server) setZone() {
 		origin:   s.cfg.Zone,
 		servers:  withGlue(servers, s.cfg.Zone, s.addrs),
 		maxTTL:   s.cfg.MaxTTL,
+		ownTTL:   s.cfg.MaxTTL,
 		emptyTTL: s.cfg.NegativeTTL,
 	}
 	s.zones = zones{s.zone.name: s.zone}

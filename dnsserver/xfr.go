@@ -53,8 +53,18 @@ func (s *Server) isTransfer(req *dns.Msg, from client) bool {
 	if q.Qtype != dns.TypeAXFR && q.Qtype != dns.TypeIXFR || !from.stream() || !s.cfg.Transfer.allows(from) {
 		return false
 	}
+	if _, stale := s.registry.Stale(); stale {
+		return false
+	}
 	_, ok := gate(req, from)
 	return ok && s.reply(req, from).Rcode == dns.RcodeSuccess && q.Qclass != dns.ClassCHAOS && s.zones[dns.CanonicalName(q.Name)] != nil && (q.Qtype == dns.TypeAXFR || serialOf(req) != nil)
+}
+
+// forSecondary reports whether a query asks what secondaries ask before a
+// transfer: the zone's SOA. While the registry is stale they are not to take its
+// serial for the newest, and what they hold for confirmed by it.
+func (s *Server) forSecondary(q question, from client) bool {
+	return q.rrtype == dns.TypeSOA && len(q.labels) == 0 && s.cfg.Transfer.allows(from)
 }
 
 // serialOf returns the serial that the client of an IXFR has.
@@ -72,6 +82,7 @@ func serialOf(req *dns.Msg) *uint32 {
 // refuseTransfer answers a query for a transfer that is not to be given, or
 // not this way.
 func (s *Server) refuseTransfer(r *response, z *zone, q question, serial *uint32, from client) {
+	since, stale := s.registry.Stale()
 	switch {
 	case !s.cfg.Transfer.allows(from):
 		r.Rcode = dns.RcodeRefused
@@ -79,6 +90,8 @@ func (s *Server) refuseTransfer(r *response, z *zone, q question, serial *uint32
 	case len(q.labels) > 0:
 		r.Rcode = dns.RcodeNotAuth
 		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "the zone here is "+z.name)
+	case stale: // a secondary that knows another primary turns to that
+		s.refuseStale(r, since)
 	case q.rrtype == dns.TypeAXFR:
 		r.Rcode = dns.RcodeRefused
 		r.explain(dns.ExtendedErrorCodeNotSupported, "AXFR goes over TCP")

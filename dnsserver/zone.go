@@ -18,7 +18,8 @@ type zone struct {
 	origin   string       // the zone that instances have their names in: this one, but for a reverse zone
 	prefix   netip.Prefix // a reverse zone's addresses; otherwise not valid
 	servers  []NameServer
-	maxTTL   uint32
+	maxTTL   uint32 // of what the registry says
+	ownTTL   uint32 // of what hangs on the configuration alone
 	emptyTTL uint32 // of the SOA in a negative answer, and its MINIMUM
 }
 

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -113,9 +114,10 @@ func appendBeaten(dst []byte, reg store.Registration, weight bool) []byte {
 // batch is what the heartbeats of many instances need while they are read and
 // answered. It is used again and again, so that a batch costs no garbage.
 type batch struct {
-	body  []byte
-	items []batchItem // octets of body
-	reply []byte
+	body   []byte
+	items  []batchItem     // octets of body
+	leases []store.Renewal // for the other servers, where there are any
+	reply  []byte
 }
 
 // heartbeats is POST /v1/heartbeats.
@@ -150,7 +152,9 @@ func (s *Server) heartbeats(w http.ResponseWriter, r *http.Request) error {
 	if err := b.check(s.grant(r)); err != nil {
 		return err
 	}
-	b.renew(s.registry)
+	if err := b.renew(r.Context(), s.registry); err != nil {
+		return err
+	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(b.reply)))
@@ -172,10 +176,43 @@ func (b *batch) check(g *Grant) error {
 }
 
 // renew renews what is there, and makes the reply.
-func (b *batch) renew(registry *store.Registry) {
+func (b *batch) renew(ctx context.Context, registry *store.Registry) error {
+	if !registry.Shared() {
+		b.answer(registry.Renew)
+		return nil
+	}
+	if err := b.share(ctx, registry); err != nil {
+		return problemf(http.StatusServiceUnavailable, "%v; the leases may end: send the heartbeats again, here or to another server", err)
+	}
+	// Somebody may have been removed elsewhere meanwhile. And who was registered
+	// there a moment ago, and is known here only now, has a fresh lease.
+	b.answer(registry.Live)
+	return nil
+}
+
+// share renews what is there, and has all servers know of that, at once for the
+// whole batch.
+func (b *batch) share(ctx context.Context, registry *store.Registry) error {
+	defer func() {
+		clear(b.leases) // they hold on to names
+		b.leases = b.leases[:0]
+	}()
+	for _, i := range b.items {
+		if l, ok := registry.RenewUntil(i.service, i.id); ok && l.End != store.Never {
+			b.leases = append(b.leases, l)
+		}
+	}
+	if len(b.items) == 0 {
+		return nil
+	}
+	return registry.Cover(ctx, b.leases)
+}
+
+// answer makes the reply by whether each is renewed.
+func (b *batch) answer(renewed func(service, id []byte) bool) {
 	dst := append(b.reply[:0], `{"results":[`...)
 	for _, i := range b.items {
-		if registry.Renew(i.service, i.id) {
+		if renewed(i.service, i.id) {
 			dst = append(dst, `"renewed",`...)
 		} else {
 			dst = append(dst, `"unknown",`...)

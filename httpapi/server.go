@@ -43,6 +43,10 @@ type Config struct {
 	// Listener is one that is bound already, in place of Listen.
 	Listener net.Listener
 
+	// Backend is what the registry is cut off from while it is stale, as /readyz
+	// then names it ([store.Registry.Stale]). Default "the backend".
+	Backend string
+
 	// DNS answers /dns-query, DNS over HTTPS (RFC 8484), to everybody. Default:
 	// there is no such path.
 	DNS http.Handler
@@ -99,6 +103,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if c.Listen == "" {
 		c.Listen = "127.0.0.1:0"
+	}
+	if c.Backend == "" {
+		c.Backend = "the backend"
 	}
 	if c.MaxConns == 0 {
 		c.MaxConns = 32768
@@ -372,10 +379,16 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) error {
 	return writeText(w, "ok\n")
 }
 
-// readyz says that the registry is loaded and the server has not begun to end.
+// readyz says that the registry is loaded, the server has not begun to end, and
+// it is in touch with the others that share its backend.
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) error {
 	if !s.ready.Load() {
 		return problemf(http.StatusServiceUnavailable, "the server is starting or stopping; ask again, or another server")
+	}
+	if since, stale := s.registry.Stale(); stale {
+		return problemf(http.StatusServiceUnavailable,
+			"the server has been cut off from %s for %v: it takes no registrations and heartbeats, and what it says of others may be out of date; ask another server",
+			s.cfg.Backend, since.Truncate(time.Second))
 	}
 	return writeText(w, "ok\n")
 }

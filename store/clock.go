@@ -171,8 +171,9 @@ func (r *Registry) runClock(ctx context.Context) {
 }
 
 // Now returns the present moment of the lease clock. It allocates nothing.
-func (r *Registry) Now() Instant {
-	real := r.clock.real()
+func (r *Registry) Now() Instant { return r.nowAt(r.clock.real()) }
+
+func (r *Registry) nowAt(real time.Duration) Instant {
 	now, stands := r.clock.at(real)
 	if stands > 0 {
 		r.drains.keepTime(r, real)

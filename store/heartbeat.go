@@ -101,21 +101,45 @@ func onlyWeight(i, after *Instance) bool {
 // in octets, nothing is allocated, and the answer is only whether such an
 // instance is there.
 func (r *Registry) Renew(service, id []byte) bool {
+	_, ok := r.RenewUntil(service, id)
+	return ok
+}
+
+// RenewUntil is Renew, and says until when the lease lasts now; Never where the
+// instance is permanent.
+func (r *Registry) RenewUntil(service, id []byte) (Renewal, bool) {
+	now := r.Now()
+	m, ok := r.named(service, id, now)
+	if !ok || !r.renew(m.Lease, now) {
+		return Renewal{}, false
+	}
+	return Renewal{m.Lease.slot.service, m.Lease.slot.label, m.Lease.End()}, true
+}
+
+// Live reports whether such an instance is there. It allocates nothing.
+func (r *Registry) Live(service, id []byte) bool {
+	now := r.Now()
+	m, ok := r.named(service, id, now)
+	return ok && m.Lease.Alive(now)
+}
+
+// named returns the instance with names in octets, and whether its lease lasts at
+// now or may be renewed all the same: see renew.
+func (r *Registry) named(service, id []byte, now Instant) (Member, bool) {
 	var name, label [maxLabel]byte
 	if len(service) > maxLabel {
-		return false
+		return Member{}, false
 	}
 	v := r.ServiceBytes(appendFolded(name[:0], service))
 	if v == nil {
-		return false
+		return Member{}, false
 	}
 	l := id
 	if !isHostLabel(id) {
 		l = appendDerivedLabel(label[:0], id)
 	}
-	now := r.Now()
 	m, ok := v.ByLabelBytes(l, now)
-	return (ok || m.Lease != nil && r.shared != nil) && m.ID == string(id) && r.renew(m.Lease, now)
+	return m, (ok || m.Lease != nil && r.shared != nil) && m.ID == string(id)
 }
 
 // appendFolded is FoldName for octets.

@@ -23,9 +23,10 @@ type Shared interface {
 
 	// Renew makes it known to all servers, and to those that will be started,
 	// until when leases last. It returns nil when that is so, and this registry
-	// has seen every change that was made before. An error wraps ErrNotDurable
-	// or ErrClosed; then it may or may not have become known. It may be called
-	// concurrently; calls share what is written.
+	// has seen every change that was made before; without leases it waits for
+	// the latter alone. An error wraps ErrNotDurable or ErrClosed; then it may
+	// or may not have become known. It may be called concurrently; calls share
+	// what is written. It does not keep the leases after it has returned.
 	Renew(ctx context.Context, leases []Renewal) error
 
 	// Alone reports whether no other server works on the backend. It may say
@@ -272,17 +273,31 @@ func decided[T any](decide func() (T, error)) (result T, err error) {
 	return result, fmt.Errorf("%w: tried %d times: %w", ErrNotDurable, decideTries, err)
 }
 
+// ErrUnconfirmed: a [Shared] backend lost touch before it could learn whether
+// the change was made. It is an ErrNotDurable of which nobody can say that
+// nothing has happened: the change may yet become visible.
+var ErrUnconfirmed = fmt.Errorf("%w, as far as this server knows", ErrNotDurable)
+
 // Stale reports whether the backend has been out of reach for so long that what
 // the registry holds can no longer be confirmed, and for how long that has been
 // so. Such a registry still answers, but the lease clock stands. It is never so
 // for a backend that nobody shares. It allocates nothing and may be called for
 // every query.
-func (r *Registry) Stale() (since time.Duration, stale bool) {
+func (r *Registry) Stale() (since time.Duration, stale bool) { return r.staleAt(r.clock.real()) }
+
+// Present is Now and Stale of the same moment, by one look at the clock.
+func (r *Registry) Present() (now Instant, since time.Duration, stale bool) {
+	real := r.clock.real()
+	since, stale = r.staleAt(real)
+	return r.nowAt(real), since, stale
+}
+
+func (r *Registry) staleAt(real time.Duration) (since time.Duration, stale bool) {
 	until := r.confirmed.Load()
 	if until == math.MaxInt64 {
 		return 0, false
 	}
-	since = r.Age() - time.Duration(until)
+	since = real - time.Duration(until)
 	return max(since, 0), since > 0
 }
 
@@ -290,4 +305,20 @@ func (r *Registry) Stale() (since time.Duration, stale bool) {
 // of several servers one does.
 func (r *Registry) Judges(i *Instance) bool {
 	return r.shared == nil || r.shared.Judges(i.Service, i.Label)
+}
+
+// Shared reports whether other servers work on the same backend, so that a
+// renewed lease has to be made known to them: see Cover.
+func (r *Registry) Shared() bool { return r.shared != nil }
+
+// Cover returns once all servers know until when these leases last, and this
+// registry has seen every change that was made before it was called: who was
+// removed elsewhere is no longer here then. Without leases it waits for the
+// latter alone. It is for a registry that is Shared; errors are those of
+// [Shared.Renew].
+func (r *Registry) Cover(ctx context.Context, leases []Renewal) error {
+	if err := r.shared.Renew(ctx, leases); err != nil {
+		return fmt.Errorf("make %d leases known to the other servers: %w", len(leases), err)
+	}
+	return nil
 }

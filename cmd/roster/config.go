@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/miekg/dns"
 	"github.com/sirupsen/logrus"
@@ -31,6 +32,7 @@ type serveFlags struct {
 	dns         []string
 	http        string
 	store       string
+	staleFor    time.Duration
 	ns          []string
 	maxTTL      uint32
 	negativeTTL uint32
@@ -63,6 +65,7 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.dns, "dns", []string{"127.0.0.1:8053"}, "`address`es for DNS over UDP and TCP")
 	fs.StringVar(&f.http, "http", "127.0.0.1:8054", "`address` for the HTTP API")
 	fs.StringVar(&f.store, "store", "bolt:roster.db", "where registrations last: bolt:PATH or memory:")
+	fs.DurationVar(&f.staleFor, "stale-for", 5*time.Minute, "for how long DNS is answered while this server is cut off from a --store that servers share, with TTL 1; then SERVFAIL")
 	fs.Uint32Var(&f.maxTTL, "max-ttl", 30, "the largest TTL of any record, in `seconds`")
 	fs.Uint32Var(&f.negativeTTL, "negative-ttl", 1, "how long caches may keep that a name does not exist, in `seconds`")
 	fs.StringSliceVar(&f.ns, "ns", nil, "a name server of the zone, `NAME[=IP]` (default ns below the zone, where --dns listens)")
@@ -209,6 +212,9 @@ func (f *serveFlags) check() error {
 	if f.maxTTL > math.MaxInt32 || f.negativeTTL > math.MaxInt32 {
 		return errors.New("--max-ttl and --negative-ttl: allowed are 0 to 2147483647") // RFC 2181 section 8
 	}
+	if f.staleFor < 0 {
+		return fmt.Errorf("--stale-for %v: it is below 0; 0 has DNS answer SERVFAIL as soon as the server is cut off", f.staleFor)
+	}
 	if len(f.nsid) > 255 {
 		return fmt.Errorf("--nsid: it has %d octets; allowed are 255", len(f.nsid)) // one TXT string (RFC 1035 section 3.3)
 	}
@@ -301,6 +307,12 @@ func (f *serveFlags) nameServers(zone string) ([]dnsserver.NameServer, error) {
 		servers = []dnsserver.NameServer{{Name: "ns." + zone}}
 	}
 	return servers, nil
+}
+
+// backend returns what --store names, for people.
+func (f *serveFlags) backend() string {
+	scheme, _, _ := strings.Cut(f.store, ":")
+	return scheme
 }
 
 // identity returns --nsid, or the host name.

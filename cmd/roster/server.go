@@ -168,6 +168,8 @@ func (s *server) openDNS(in sockets) (*dnsserver.Server, error) {
 		NameServers: s.servers,
 		MaxTTL:      s.flags.maxTTL,
 		NegativeTTL: s.flags.negativeTTL,
+		Backend:     s.flags.backend(),
+		StaleFor:    s.flags.staleFor,
 		EDNSSize:    s.flags.ednsSize,
 		NSID:        s.flags.identity(),
 		Version:     "roster " + version(),
@@ -188,6 +190,7 @@ func (s *server) openHTTP(in sockets, backend store.Backend) (*httpapi.Server, e
 	}
 	return httpapi.New(httpapi.Config{
 		Registry:   s.registry,
+		Backend:    s.flags.backend(),
 		Listen:     s.flags.http,
 		Listener:   l,
 		TLS:        s.files.httpTLS(),
