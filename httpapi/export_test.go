@@ -101,3 +101,9 @@ func TakeAllRoom(s *Server) (leave func()) {
 	}
 	return leave
 }
+
+// ProblemOf returns the status and the detail that an error gets.
+func ProblemOf(err error) (status int, detail string) {
+	d := documentOf(err)
+	return d.Status, d.Detail
+}
