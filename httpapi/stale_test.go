@@ -14,12 +14,11 @@ import (
 	"github.com/rosterdns/roster/store/storetest"
 )
 
-func newSharedAPI(t *testing.T) (*storetest.Shared, api) {
+func newSharedAPI(t *testing.T, confirmed time.Duration) (*storetest.Shared, api) {
 	t.Helper()
-	b := &storetest.Shared{}
+	b := &storetest.Shared{Confirmed: confirmed}
 	r, done := storetest.Open(t, func(*testing.T) store.Backend { return b }, store.Config{})
 	t.Cleanup(done)
-	b.BackInTouch(r)
 	return b, api{r, httpapi.NewOfflineWith(r, httpapi.Config{Backend: "etcd"}).Handler()}
 }
 
@@ -33,14 +32,14 @@ func (r reply) says(t *testing.T, want string) {
 
 func TestReadyWhileStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, a := newSharedAPI(t)
+		b, a := newSharedAPI(t, time.Second)
 		a.want(t, 201, "PUT "+web+"a1", `{}`)
 		a.want(t, 200, "GET /readyz", "")
-		b.CutOff(a.Registry, 12500*time.Millisecond)
+		storetest.Advance(13500 * time.Millisecond)
 		a.want(t, 503, "GET /readyz", "").says(t, "cut off from etcd for 12s")
 		a.want(t, 200, "GET /healthz", "")
 		a.want(t, 200, "GET /v1/services/web", "")
-		b.BackInTouch(a.Registry)
+		b.Confirm(a.Age() + time.Second)
 		a.want(t, 200, "GET /readyz", "")
 	})
 }
@@ -49,7 +48,7 @@ func TestReadyWhileStale(t *testing.T) {
 // renewed.
 func TestSharedBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, a := newSharedAPI(t)
+		b, a := newSharedAPI(t, time.Hour)
 		for _, id := range []string{"a1", "a2", "Host:80"} {
 			a.want(t, 201, "PUT "+web+id, `{}`)
 		}

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -8,10 +9,14 @@ import (
 )
 
 // Shared is a backend for one registry that believes to share it. It keeps
-// nothing, and it is in touch with the others for as long as the test says.
+// nothing.
 type Shared struct {
 	store.Memory
 	*store.Replica
+
+	// Confirmed is for how long the registry is confirmed from its opening on:
+	// then it is cut off. Default: for a day.
+	Confirmed time.Duration
 
 	// OnRenew is what making leases known comes to. Default: it is done.
 	OnRenew func(ctx context.Context, leases []store.Renewal) error
@@ -21,6 +26,15 @@ var _ store.Shared = (*Shared)(nil)
 
 // Join implements [store.Shared].
 func (s *Shared) Join(r *store.Replica) { s.Replica = r }
+
+// Start implements [store.Shared].
+func (s *Shared) Start(ctx context.Context, restore func(*store.Instance), apply func([]store.Event)) (store.Revision, error) {
+	s.Confirm(s.Age() + cmp.Or(s.Confirmed, 24*time.Hour))
+	return s.Memory.Start(ctx, restore, apply)
+}
+
+// Close implements [store.Shared].
+func (s *Shared) Close() error { return s.Memory.Close() }
 
 // Renew implements [store.Shared].
 func (s *Shared) Renew(ctx context.Context, leases []store.Renewal) error {
@@ -35,9 +49,3 @@ func (*Shared) Alone() bool { return false }
 
 // Judges implements [store.Shared].
 func (*Shared) Judges(string, string) bool { return true }
-
-// CutOff has it be out of touch with the others, and have been for that long.
-func (s *Shared) CutOff(r *store.Registry, since time.Duration) { s.Confirm(r.Age() - since) }
-
-// BackInTouch ends that, for as long as a test may last.
-func (s *Shared) BackInTouch(r *store.Registry) { s.Confirm(r.Age() + 24*time.Hour) }
