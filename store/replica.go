@@ -273,7 +273,7 @@ func decided[T any](decide func() (T, error)) (result T, err error) {
 	return result, fmt.Errorf("%w: tried %d times: %w", ErrNotDurable, decideTries, err)
 }
 
-// ErrUnconfirmed: a [Shared] backend lost touch before it could learn whether
+// ErrUnconfirmed is when a [Shared] backend lost touch before it could learn whether
 // the change was made. It is an ErrNotDurable of which nobody can say that
 // nothing has happened: the change may yet become visible.
 var ErrUnconfirmed = fmt.Errorf("%w, as far as this server knows", ErrNotDurable)
