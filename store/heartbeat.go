@@ -101,8 +101,9 @@ func onlyWeight(i, after *Instance) bool {
 // in octets, nothing is allocated, and the answer is only whether such an
 // instance is there.
 func (r *Registry) Renew(service, id []byte) bool {
-	_, ok := r.RenewUntil(service, id)
-	return ok
+	now := r.Now()
+	m, ok := r.named(service, id, now)
+	return ok && r.renew(m.Lease, now)
 }
 
 // RenewUntil is Renew, and says until when the lease lasts now; Never where the
