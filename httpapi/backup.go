@@ -21,7 +21,7 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request) error {
 		return problemf(http.StatusForbidden, "%s may not have a backup: it takes the rights read and register for all services", g.Name)
 	}
 	if s.cfg.Backup == nil {
-		return problemf(http.StatusNotFound, "this server's store keeps nothing that could be backed up (--store)")
+		return problemf(http.StatusNotFound, "%s", s.cfg.NoBackup)
 	}
 	if !s.backingUp.TryLock() {
 		return problemf(http.StatusServiceUnavailable, "another backup is being taken: try again when it is done")

@@ -75,6 +75,10 @@ type Config struct {
 	// read. Default: there is nothing to back up.
 	Backup func(io.Writer) error
 
+	// NoBackup tells those who ask for a backup what to do where there is no
+	// Backup. Default: that there is nothing to back up.
+	NoBackup string
+
 	// UI has the page for people served at /ui/. Default: there is no such path.
 	UI bool
 
@@ -118,6 +122,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxWatchersPerClient == 0 {
 		c.MaxWatchersPerClient = 4096
+	}
+	if c.NoBackup == "" {
+		c.NoBackup = "this server's store keeps nothing that could be backed up (--store)"
 	}
 	if c.Log == nil {
 		c.Log = logrus.StandardLogger()

@@ -51,7 +51,7 @@ var allowed = map[string][]string{
 	"httpapi":             {"store", "httpapi/check"},
 	"httpapi/check":       {"store"},
 	"httpapi/client":      {},
-	"cmd/roster":          {"store", "store/bolt", "dnsserver", "httpapi", "httpapi/check", "httpapi/client"},
+	"cmd/roster":          {"store", "store/bolt", "store/etcd", "dnsserver", "httpapi", "httpapi/check", "httpapi/client"},
 	"integration":         {},
 }
 

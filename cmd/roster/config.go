@@ -48,6 +48,8 @@ type serveFlags struct {
 	tsigKeys      string
 	dot           []string
 
+	etcd etcdFlags
+
 	tokens    string
 	tlsCert   string
 	tlsKey    string
@@ -64,7 +66,7 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.zone, "zone", "service.", "the zone to answer for")
 	fs.StringSliceVar(&f.dns, "dns", []string{"127.0.0.1:8053"}, "`address`es for DNS over UDP and TCP")
 	fs.StringVar(&f.http, "http", "127.0.0.1:8054", "`address` for the HTTP API")
-	fs.StringVar(&f.store, "store", "bolt:roster.db", "where registrations last: bolt:PATH or memory:")
+	fs.StringVar(&f.store, "store", "bolt:roster.db", "where registrations last: bolt:PATH, etcd://HOST:2379,HOST:2379/PREFIX or memory:")
 	fs.DurationVar(&f.staleFor, "stale-for", 5*time.Minute, "for how long DNS is answered while this server is cut off from a --store that servers share, with TTL 1; then SERVFAIL")
 	fs.Uint32Var(&f.maxTTL, "max-ttl", 30, "the largest TTL of any record, in `seconds`")
 	fs.Uint32Var(&f.negativeTTL, "negative-ttl", 1, "how long caches may keep that a name does not exist, in `seconds`")
@@ -86,6 +88,12 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.open, "open", false, "allow an --http address that is not loopback with neither --tokens nor --client-ca, where anybody who reaches it may register; and such an address for --metrics")
 	fs.StringVar(&f.metrics, "metrics", "", "an `address` of their own for /metrics and /debug/pprof, which ask for no token (default /metrics on --http)")
 	fs.BoolVar(&f.ui, "ui", true, "serve the page for people at /ui/ of --http")
+	fs.StringVar(&f.etcd.ca, "etcd-ca", "", "TLS to etcd: a PEM `file` of the authorities that its members are to be from (default the system's)")
+	fs.StringVar(&f.etcd.cert, "etcd-cert", "", "TLS to etcd: the certificate that this server shows it, a PEM `file`; SIGHUP has it read again")
+	fs.StringVar(&f.etcd.key, "etcd-key", "", "the key of --etcd-cert, a PEM `file`")
+	fs.StringVar(&f.etcd.user, "etcd-user", "", "the `name` by which etcd knows this server")
+	fs.StringVar(&f.etcd.passwordFile, "etcd-password-file", "", "a `file` with the password of --etcd-user")
+	fs.DurationVar(&f.etcd.compact, "etcd-compact", defaultCompact, "how old etcd's history gets, all of that etcd's, before a server has it dropped; 0: never")
 	fs.StringVar(&f.logLevel, "log-level", "info", "error, warn, info or debug")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fs.StringVar(&f.config, "config", "", "a YAML `file` with the flags' names as keys")
@@ -241,6 +249,9 @@ func (f *serveFlags) check() error {
 		if err := checkAddress("--metrics", f.metrics); err != nil {
 			return err
 		}
+	}
+	if err := f.etcd.check(f.store); err != nil {
+		return err
 	}
 	return f.checkAccess()
 }

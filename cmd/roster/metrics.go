@@ -10,6 +10,7 @@ import (
 	"github.com/rosterdns/roster/httpapi"
 	"github.com/rosterdns/roster/store"
 	"github.com/rosterdns/roster/store/bolt"
+	"github.com/rosterdns/roster/store/etcd"
 )
 
 // This file is all that knows of Prometheus: the other packages count in plain
@@ -47,8 +48,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	c.collectRegistry(out)
 	c.collectDNS(out)
 	c.collectHTTP(out)
-	if b, ok := c.backend.(*bolt.Store); ok {
+	switch b := c.backend.(type) {
+	case *bolt.Store:
 		collectStore(out, b.Counts())
+	case *etcd.Store:
+		collectEtcd(out, b.Counts())
 	}
 }
 
@@ -127,6 +131,24 @@ func collectStore(out series, c bolt.Counts) {
 		writable = 0
 	}
 	out.gauge("roster_store_writable", "Whether the store can be written: 0 from the first failure until 5 s without one.", writable)
+}
+
+func collectEtcd(out series, c etcd.Counts) {
+	cutOff := 0.0
+	if c.CutOff {
+		cutOff = 1
+	}
+	out.gauge("roster_etcd_cut_off", "Whether this server is cut off from etcd.", cutOff)
+	out.counter("roster_etcd_cut_offs_total", "Times that this server was cut off from etcd.", c.CutOffs)
+	out.gauge("roster_etcd_lag_seconds", "How old the state is that etcd has confirmed to this server last.", c.Lag.Seconds())
+	out.gauge("roster_etcd_other_servers", "Other servers that are up on the same registry.", float64(c.Servers))
+	out.counter("roster_etcd_changes_total", "Transactions of changes that were written.", c.Changes)
+	out.counter("roster_etcd_conflicts_total", "Changes that were decided again because another server was faster.", c.Conflicts)
+	out.counter("roster_etcd_renewals_total", "Leases that were written in batches.", c.Renewed)
+	out.histogram("roster_etcd_batch_leases", "How many leases were in a batch.", c.Batches, 1)
+	out.histogram("roster_etcd_write_duration_seconds", "How long it took until what was written had come back by the watch.", c.Took, 1e9)
+	out.counter("roster_etcd_failures_total", "Transactions that got no answer.", c.Failed)
+	out.counter("roster_etcd_resyncs_total", "Times that everything was read again.", c.Resyncs)
 }
 
 // series are what a scrape gets.

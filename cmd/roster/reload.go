@@ -20,6 +20,7 @@ type reloadable struct {
 	clientCA bool
 	rights   atomic.Pointer[httpapi.Rights] // nil where everybody may do everything
 	certs    *certificates                  // nil without --tls-cert
+	etcdCert *clientCertificate             // nil without --etcd-cert
 }
 
 // openReloadable reads the files for the first time.
@@ -28,6 +29,11 @@ func (f *serveFlags) openReloadable() (*reloadable, error) {
 	var err error
 	if f.tlsCert != "" {
 		if l.certs, err = openCertificates(f.tlsCert, f.tlsKey, f.clientCA); err != nil {
+			return nil, err
+		}
+	}
+	if f.etcd.cert != "" {
+		if l.etcdCert, err = openClientCertificate(f.etcd.cert, f.etcd.key); err != nil {
 			return nil, err
 		}
 	}
@@ -102,8 +108,8 @@ func (l *reloadable) run(ctx context.Context, signals <-chan os.Signal, log logr
 }
 
 func (l *reloadable) reload(log logrus.FieldLogger) {
-	if l.tokens == "" && l.certs == nil {
-		log.Info("SIGHUP: there is nothing to read again, neither --tokens nor --tls-cert is given")
+	if l.tokens == "" && l.certs == nil && l.etcdCert == nil {
+		log.Info("SIGHUP: there is nothing to read again: none of --tokens, --tls-cert and --etcd-cert is given")
 	}
 	if l.tokens != "" {
 		if err := l.reloadRights(); err != nil {
@@ -117,6 +123,13 @@ func (l *reloadable) reload(log logrus.FieldLogger) {
 			log.WithError(err).Error("SIGHUP: the certificates cannot be used; the old ones stay in force")
 		} else {
 			log.WithFields(logrus.Fields{"file": l.certs.cert}).Info("SIGHUP: the certificates were read again")
+		}
+	}
+	if l.etcdCert != nil {
+		if err := l.etcdCert.reload(); err != nil {
+			log.WithError(err).Error("SIGHUP: the certificate for etcd cannot be used; the old one stays in force")
+		} else {
+			log.WithFields(logrus.Fields{"file": l.etcdCert.cert}).Info("SIGHUP: the certificate for etcd was read again")
 		}
 	}
 }

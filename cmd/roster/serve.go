@@ -19,6 +19,7 @@ import (
 	"github.com/rosterdns/roster/httpapi/check"
 	"github.com/rosterdns/roster/store"
 	"github.com/rosterdns/roster/store/bolt"
+	"github.com/rosterdns/roster/store/etcd"
 )
 
 func serveCommand() *cobra.Command {
@@ -142,6 +143,9 @@ func (f *serveFlags) plan(in sockets, stderr io.Writer) (*plan, error) {
 	if p.files, err = f.openReloadable(); err != nil {
 		return nil, err
 	}
+	if p.etcd, err = f.etcdConfig(p.files, p.log); err != nil {
+		return nil, err
+	}
 	if f.tokens != "" && f.tlsCert == "" && !isLoopback(f.http) {
 		p.log.Warnf("tokens pass over the network in the clear: --http %s has no TLS (--tls-cert)", f.http)
 	}
@@ -183,17 +187,18 @@ func logStall(log logrus.FieldLogger, lasted, extended time.Duration) {
 }
 
 // openBackend opens what --store names.
-func openBackend(spec string, log logrus.FieldLogger) (store.Backend, error) {
+func (p *plan) openBackend() (store.Backend, error) {
+	spec := p.flags.store
 	scheme, rest, _ := strings.Cut(spec, ":")
 	switch {
+	case p.etcd != nil:
+		return etcd.Open(*p.etcd)
 	case scheme == "bolt" && rest != "":
-		return bolt.Open(rest, bolt.Config{Trouble: func(err error) { logTrouble(log, err) }})
+		return bolt.Open(rest, bolt.Config{Trouble: func(err error) { logTrouble(p.log, err) }})
 	case scheme == "memory":
 		return openMemory(rest)
-	case scheme == "etcd":
-		return nil, usageError{fmt.Errorf("--store %s: this version of roster has no etcd store; use bolt:PATH", spec)}
 	}
-	return nil, usageError{fmt.Errorf("--store %s: neither bolt:PATH nor memory: was given", spec)}
+	return nil, usageError{fmt.Errorf("--store %s: neither bolt:PATH, etcd://HOST/PREFIX nor memory: was given", spec)}
 }
 
 // backupOf returns how the backend is backed up, nil where it cannot be.
@@ -232,6 +237,10 @@ func (s *server) readyLine() string {
 	if s.flags.tlsCert != "" {
 		scheme = "https"
 	}
+	where := s.flags.store
+	if s.shared != nil {
+		where += describeEtcd(s.ctx, s.shared, s.etcd)
+	}
 	return fmt.Sprintf("roster is ready: zone %s on DNS %s (UDP and TCP)%s, HTTP API on %s://%s, store %s%s",
-		s.zone, strings.Join(addrs, ", "), dot.String(), scheme, s.http.Addr(), s.flags.store, s.metrics.where())
+		s.zone, strings.Join(addrs, ", "), dot.String(), scheme, s.http.Addr(), where, s.metrics.where())
 }

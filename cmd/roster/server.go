@@ -17,6 +17,7 @@ import (
 	"github.com/rosterdns/roster/httpapi"
 	"github.com/rosterdns/roster/httpapi/check"
 	"github.com/rosterdns/roster/store"
+	"github.com/rosterdns/roster/store/etcd"
 )
 
 // plan is what there is to be served, as the flags say: everything that needs
@@ -31,6 +32,7 @@ type plan struct {
 	checkAllow check.Allow
 	transfers  transfers
 	files      *reloadable
+	etcd       *etcd.Config // nil with another store
 	hup        chan os.Signal
 }
 
@@ -39,6 +41,7 @@ type plan struct {
 type server struct {
 	*plan
 	registry *store.Registry
+	shared   *etcd.Store // nil with another store
 	dns      *dnsserver.Server
 	http     *httpapi.Server
 	metrics  *metricsServer
@@ -120,10 +123,11 @@ func (p *plan) start(ctx context.Context, in sockets, before former) (*server, e
 
 // open opens the store and makes what works on it.
 func (s *server) open(ctx context.Context, in sockets, standing bool) error {
-	backend, err := openBackend(s.flags.store, s.log)
+	backend, err := s.openBackend()
 	if err != nil {
 		return err
 	}
+	s.shared, _ = backend.(*etcd.Store)
 	reserved := dnsserver.Reserved(s.zone, s.servers)
 	s.registry, err = store.Open(ctx, backend, store.Config{
 		Reserved:  reserved,
@@ -200,6 +204,7 @@ func (s *server) openHTTP(in sockets, backend store.Backend) (*httpapi.Server, e
 		CheckAllow: s.checkAllow,
 		Metrics:    s.metrics.forHTTP(),
 		Backup:     backupOf(backend),
+		NoBackup:   s.noBackup(),
 		UI:         s.flags.ui,
 		DNSAddress: s.dns.Addrs()[0].String(),
 		Log:        s.log,

@@ -35,7 +35,7 @@ func storeCheckCommand() *cobra.Command {
 		Long: "Check every page and checksum of a file, and print what is in it. Nothing is changed.\n" +
 			"Ends with 1 where something is wrong. While a server has the file open, check a backup.",
 		Example: "  roster store check roster.db",
-		Args:    exactly(1, "PATH"),
+		Args:    aFile("etcdctl endpoint status shows how etcd is, and a server checks each record that it reads"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := bolt.Check(args[0])
 			if err != nil {
@@ -59,7 +59,7 @@ func storeCompactCommand() *cobra.Command {
 		Long: "Write a file anew without the free pages in it, checked before it takes the old one's place.\n" +
 			"It needs room for the new one beside it. Stop the server first.",
 		Example: "  roster store compact roster.db",
-		Args:    exactly(1, "PATH"),
+		Args:    aFile("roster serve --etcd-compact has etcd drop its history, and etcdctl defrag gives back the room"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			before, after, err := bolt.Compact(args[0])
 			if err != nil {
@@ -96,7 +96,7 @@ func storeBackupCommand() *cobra.Command {
 			if len(args) == 2 && cmd.Flags().Changed("server") {
 				return usageError{errors.New("give --server or PATH, not both")}
 			}
-			return nil
+			return noEtcd(args[0], "etcdctl snapshot save FILE backs it up")
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := fromEnv(cmd.Flags(), clientEnv); err != nil {
@@ -131,14 +131,22 @@ func clientEnv(name string) (string, bool) {
 	return os.LookupEnv(name)
 }
 
-// exactly takes that many arguments.
-func exactly(n int, names string) cobra.PositionalArgs {
+// aFile takes one argument, PATH. instead is what to use for an etcd.
+func aFile(instead string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != n {
-			return usageError{fmt.Errorf("%s takes %s; it was given %d arguments", cmd.CommandPath(), names, len(args))}
+		if len(args) != 1 {
+			return usageError{fmt.Errorf("%s takes PATH; it was given %d arguments", cmd.CommandPath(), len(args))}
 		}
+		return noEtcd(args[0], instead)
+	}
+}
+
+// noEtcd refuses an etcd in place of a file.
+func noEtcd(path, instead string) error {
+	if !strings.HasPrefix(path, etcdScheme) {
 		return nil
 	}
+	return usageError{fmt.Errorf("the store of --store etcd:// is no file: %s", instead)}
 }
 
 // backUp has source write a file beside out, and gives it that name when it is

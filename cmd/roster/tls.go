@@ -80,3 +80,26 @@ func (c *certificates) config(clients bool, protocols ...string) *tls.Config {
 		},
 	}
 }
+
+// clientCertificate is the certificate that etcd is shown, as its files were
+// when they were last read.
+type clientCertificate struct {
+	cert, key string // paths
+	current   atomic.Pointer[tls.Certificate]
+}
+
+// openClientCertificate reads the files of --etcd-cert and --etcd-key.
+func openClientCertificate(cert, key string) (*clientCertificate, error) {
+	c := &clientCertificate{cert: cert, key: key}
+	return c, c.reload()
+}
+
+// reload reads the files again. Where one is bad, both stay as they were.
+func (c *clientCertificate) reload() error {
+	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+	if err != nil {
+		return fmt.Errorf("read --etcd-cert %s and --etcd-key %s: %w", c.cert, c.key, err)
+	}
+	c.current.Store(&pair)
+	return nil
+}
