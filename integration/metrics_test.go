@@ -115,7 +115,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		}
 	}
 	for name := range want {
-		if got[name] == "" {
+		if got[name] == "" && !strings.HasPrefix(name, "roster_etcd_") { // which another store has
 			t.Errorf("docs/operations.md has %s, which is not served", name)
 		}
 	}
