@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,8 +40,9 @@ type member struct {
 type server struct {
 	*roster
 	*node
-	name string
-	cmd  []string
+	name    string
+	cmd     []string
+	program atomic.Pointer[process] // and not that of roster
 }
 
 // newHosts starts n members and n servers, which are all ready when it returns.
@@ -151,7 +153,7 @@ func (m *member) start(t *testing.T) {
 
 func (s *server) start(t *testing.T) {
 	t.Helper()
-	s.process = s.run(t, exec.Command(s.cmd[0], s.cmd[1:]...))
+	s.program.Store(s.run(t, exec.Command(s.cmd[0], s.cmd[1:]...)))
 }
 
 // run starts a program on the node.

@@ -17,6 +17,7 @@ type mishap struct {
 	kind  string
 	where string
 	do    func(t *testing.T) (heal func())
+	stops int // the server that does not run meanwhile, from 1; 0: none
 }
 
 func (m mishap) String() string { return m.kind + " " + m.where }
@@ -25,12 +26,13 @@ func (m mishap) String() string { return m.kind + " " + m.where }
 // something off are among them where there is a network.
 func (h *hosts) mishaps(rnd *rand.Rand) []mishap {
 	k := rnd.IntN(len(h.members))
-	m, s := h.members[k], h.servers[rnd.IntN(len(h.servers))]
+	at := rnd.IntN(len(h.servers))
+	m, s := h.members[k], h.servers[at]
 	all := []mishap{
-		{"etcd member killed:", m.client, func(t *testing.T) func() { return m.down(t) }},
-		{"etcd leader killed", "", func(t *testing.T) func() { return h.downLeader(t, m) }},
-		{"etcd member stopped:", m.client, func(*testing.T) func() { return m.hold() }},
-		{"server stopped:", s.name, func(*testing.T) func() { return s.hold() }},
+		{kind: "etcd member killed:", where: m.client, do: func(t *testing.T) func() { return m.down(t) }},
+		{kind: "etcd leader killed", do: func(t *testing.T) func() { return h.downLeader(t, m) }},
+		{kind: "etcd member stopped:", where: m.client, do: func(*testing.T) func() { return m.hold() }},
+		{kind: "server stopped:", where: s.name, do: func(*testing.T) func() { return s.program.Load().hold() }, stops: at + 1},
 	}
 	if h.net == nil {
 		return all
@@ -42,16 +44,16 @@ func (h *hosts) mishaps(rnd *rand.Rand) []mishap {
 	own := []*node{m.node, h.servers[k].node}
 	others := slices.DeleteFunc(append(slices.Clone(members), servers...), func(n *node) bool { return slices.Contains(own, n) })
 	return append(all,
-		mishap{"host cut off from the others:", h.servers[k].name + " and " + m.client, cut(between(own, others)...)},
-		mishap{"server cut off from etcd:", s.name, cut(between([]*node{s.node}, members)...)},
-		mishap{"server cut off from one member:", s.name + " from " + m.client, cut(between([]*node{s.node}, []*node{m.node})...)},
-		mishap{"server does not hear etcd:", s.name, cut(toward(s.node, members)...)},
-		mishap{"etcd does not hear server:", s.name, cut(from(s.node, members)...)},
-		mishap{"member cut off from the other members:", m.client, cut(between([]*node{m.node}, members)...)},
-		mishap{"members cut off from each other", "", cut(onceEach(members)...)},
-		mishap{"servers cut off from etcd", "", cut(between(servers, members)...)},
-		mishap{"server's plug pulled:", s.name, func(*testing.T) func() { return h.net.unplug(s.node) }},
-		mishap{"member's network is slow:", m.client, func(*testing.T) func() { return h.net.slow(m.node) }},
+		mishap{kind: "host cut off from the others:", where: h.servers[k].name + " and " + m.client, do: cut(between(own, others)...)},
+		mishap{kind: "server cut off from etcd:", where: s.name, do: cut(between([]*node{s.node}, members)...)},
+		mishap{kind: "server cut off from one member:", where: s.name + " from " + m.client, do: cut(between([]*node{s.node}, []*node{m.node})...)},
+		mishap{kind: "server does not hear etcd:", where: s.name, do: cut(toward(s.node, members)...)},
+		mishap{kind: "etcd does not hear server:", where: s.name, do: cut(from(s.node, members)...)},
+		mishap{kind: "member cut off from the other members:", where: m.client, do: cut(between([]*node{m.node}, members)...)},
+		mishap{kind: "members cut off from each other", do: cut(onceEach(members)...)},
+		mishap{kind: "servers cut off from etcd", do: cut(between(servers, members)...)},
+		mishap{kind: "server's plug pulled:", where: s.name, do: func(*testing.T) func() { return h.net.unplug(s.node) }},
+		mishap{kind: "member's network is slow:", where: m.client, do: func(*testing.T) func() { return h.net.slow(m.node) }},
 	)
 }
 
