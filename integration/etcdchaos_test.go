@@ -40,15 +40,17 @@ func TestEtcdChaos(t *testing.T) {
 	watched := all.observe(ctx)
 	var g sync.WaitGroup
 	g.Go(func() { all.run(ctx, 60, rnd) })
+	defer func() { // whatever happens
+		cancel()
+		g.Wait()
+		watched()
+		all.judge(t, c.lasts)
+	}()
 	goroutines := h.goroutines()
 	c.run(t, h, all.history, rnd)
 	all.quiet.Store(true)
 	h.agree(t, all)
 	h.healthy(t, goroutines)
-	cancel()
-	g.Wait()
-	watched()
-	all.judge(t, c.lasts)
 }
 
 // seeded returns the order of the test's events, which ROSTER_SEED repeats.

@@ -11,10 +11,10 @@ import (
 // when all is over.
 type history struct {
 	mu     sync.Mutex
-	lives  []*life   // guarded by mu
-	sights []*sight  // guarded by mu
-	runs   []pulse // guarded by mu
-	holds  []hold    // guarded by mu
+	lives  []*life  // guarded by mu
+	sights []*sight // guarded by mu
+	runs   []pulse  // guarded by mu
+	holds  []hold   // guarded by mu
 }
 
 // life is one instance as its client knows it. Only the client writes to it.
