@@ -45,11 +45,12 @@ type server struct {
 	program atomic.Pointer[process] // and not that of roster
 }
 
-// newHosts starts n members and n servers, which are all ready when it returns.
-func newHosts(t *testing.T, n int, flags ...string) *hosts {
+// newHosts starts three members and three servers, which are all ready when it
+// returns.
+func newHosts(t *testing.T) *hosts {
 	t.Helper()
-	h := newMembers(t, n)
-	h.addServers(t, n, flags)
+	h := newMembers(t)
+	h.addServers(t)
 	h.net.wire()
 	for _, s := range h.servers {
 		s.start(t)
@@ -60,8 +61,11 @@ func newHosts(t *testing.T, n int, flags ...string) *hosts {
 	return h
 }
 
+// hostCount is how many hosts there are.
+const hostCount = 3
+
 // newMembers starts the members alone.
-func newMembers(t *testing.T, n int) *hosts {
+func newMembers(t *testing.T) *hosts {
 	t.Helper()
 	etcd := tool(t, "etcd")
 	h := &hosts{}
@@ -74,7 +78,7 @@ func newMembers(t *testing.T, n int) *hosts {
 	}
 	h.via = &http.Client{Transport: &http.Transport{DialContext: h.net.dial, MaxIdleConnsPerHost: 200}, Timeout: 10 * time.Second}
 	t.Cleanup(h.via.CloseIdleConnections)
-	h.addMembers(t, etcd, n)
+	h.addMembers(t, etcd)
 	h.net.wire()
 	for _, m := range h.members {
 		m.start(t)
@@ -89,15 +93,15 @@ func newMembers(t *testing.T, n int) *hosts {
 
 // addMembers makes the members, with their data in memory where that can be: so
 // the test's pace is not that of a disk which others use.
-func (h *hosts) addMembers(t *testing.T, etcd string, n int) {
+func (h *hosts) addMembers(t *testing.T, etcd string) {
 	t.Helper()
 	dir := t.TempDir()
-	if shm, err := os.MkdirTemp("/dev/shm", "rosteretcd"); err == nil {
+	if shm, err := os.MkdirTemp("/dev/shm", "rosteretcd"); err == nil { //nolint:usetesting // t.TempDir is on disk
 		dir = shm
 		t.Cleanup(func() { os.RemoveAll(shm) })
 	}
 	var cluster, peers []string
-	for k := range n {
+	for k := range hostCount {
 		m := &member{}
 		peer := ""
 		if h.net != nil {
@@ -121,9 +125,9 @@ func (h *hosts) addMembers(t *testing.T, etcd string, n int) {
 }
 
 // addServers makes the servers, with a directory of their own each.
-func (h *hosts) addServers(t *testing.T, n int, flags []string) {
+func (h *hosts) addServers(t *testing.T) {
 	t.Helper()
-	for k := range n {
+	for k := range hostCount {
 		s := &server{name: string(rune('A' + k)), roster: &roster{via: h.via}}
 		if h.net != nil {
 			s.node = h.net.add(11+k, clusterNet, clientNet)
@@ -131,7 +135,7 @@ func (h *hosts) addServers(t *testing.T, n int, flags []string) {
 		} else {
 			s.dns, s.http = "127.0.0.1:"+freePort(t), "127.0.0.1:"+freePort(t)
 		}
-		s.cmd = append([]string{binary, "serve", "--store", h.store(), "--dns", s.dns, "--http", s.http, "--open", "--stale-for", "30s"}, flags...)
+		s.cmd = []string{binary, "serve", "--store", h.store(), "--dns", s.dns, "--http", s.http, "--open", "--stale-for", "30s"}
 		h.servers = append(h.servers, s)
 	}
 }

@@ -23,7 +23,7 @@ func TestEtcdCost(t *testing.T) {
 	if torture() {
 		steps, lasts, every = []int{1_000, 10_000, 100_000}, 20*time.Second, 10*time.Second
 	}
-	h := newHosts(t, 3)
+	h := newHosts(t)
 	f := &batches{h: h, every: every}
 	defer f.stop()
 	var last cost

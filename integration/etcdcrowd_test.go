@@ -28,6 +28,7 @@ type crowd struct {
 	next     atomic.Int64 // instances so far
 
 	quiet atomic.Bool // nobody dies or comes any more
+	final listing     // what all servers show at the end
 
 	unavailable, silent, serials atomic.Int64
 }

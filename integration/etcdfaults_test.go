@@ -16,7 +16,7 @@ import (
 type mishap struct {
 	kind  string
 	where string
-	do    func(t *testing.T) (heal func())
+	do    func() (heal func())
 	stops int // the server that does not run meanwhile, from 1; 0: none
 }
 
@@ -24,21 +24,22 @@ func (m mishap) String() string { return m.kind + " " + m.where }
 
 // mishaps returns one of each kind, at a place that rnd chooses. Those that cut
 // something off are among them where there is a network.
-func (h *hosts) mishaps(rnd *rand.Rand) []mishap {
+func (h *hosts) mishaps(t *testing.T, rnd *rand.Rand) []mishap {
+	t.Helper()
 	k := rnd.IntN(len(h.members))
 	at := rnd.IntN(len(h.servers))
 	m, s := h.members[k], h.servers[at]
 	all := []mishap{
-		{kind: "etcd member killed:", where: m.client, do: func(t *testing.T) func() { return m.down(t) }},
-		{kind: "etcd leader killed", do: func(t *testing.T) func() { return h.downLeader(t, m) }},
-		{kind: "etcd member stopped:", where: m.client, do: func(*testing.T) func() { return m.hold() }},
-		{kind: "server stopped:", where: s.name, do: func(*testing.T) func() { return s.program.Load().hold() }, stops: at + 1},
+		{kind: "etcd member killed:", where: m.client, do: func() func() { return m.down(t) }},
+		{kind: "etcd leader killed", do: func() func() { return h.downLeader(t, m) }},
+		{kind: "etcd member stopped:", where: m.client, do: func() func() { return m.hold() }},
+		{kind: "server stopped:", where: s.name, do: func() func() { return s.program.Load().hold() }, stops: at + 1},
 	}
 	if h.net == nil {
 		return all
 	}
-	cut := func(ways ...way) func(*testing.T) func() {
-		return func(*testing.T) func() { return h.net.lose(ways...) }
+	cut := func(ways ...way) func() func() {
+		return func() func() { return h.net.lose(ways...) }
 	}
 	members, servers := h.memberNodes(), h.serverNodes()
 	own := []*node{m.node, h.servers[k].node}
@@ -52,8 +53,8 @@ func (h *hosts) mishaps(rnd *rand.Rand) []mishap {
 		mishap{kind: "member cut off from the other members:", where: m.client, do: cut(between([]*node{m.node}, members)...)},
 		mishap{kind: "members cut off from each other", do: cut(onceEach(members)...)},
 		mishap{kind: "servers cut off from etcd", do: cut(between(servers, members)...)},
-		mishap{kind: "server's plug pulled:", where: s.name, do: func(*testing.T) func() { return h.net.unplug(s.node) }},
-		mishap{kind: "member's network is slow:", where: m.client, do: func(*testing.T) func() { return h.net.slow(m.node) }},
+		mishap{kind: "server's plug pulled:", where: s.name, do: func() func() { return h.net.unplug(s.node) }},
+		mishap{kind: "member's network is slow:", where: m.client, do: func() func() { return h.net.slow(m.node) }},
 	)
 }
 
@@ -96,12 +97,14 @@ func onceEach(nodes []*node) (ways []way) {
 
 // down kills a member. It is started again with the data that it had.
 func (m *member) down(t *testing.T) (heal func()) {
+	t.Helper()
 	m.kill()
 	return func() { m.start(t) }
 }
 
 // downLeader kills the member that leads, or another where none does.
 func (h *hosts) downLeader(t *testing.T, other *member) (heal func()) {
+	t.Helper()
 	if m := h.leader(); m != nil {
 		other = m
 	}
@@ -118,11 +121,11 @@ func (p *process) hold() (heal func()) {
 // else; and when it is healed, nobody.
 func TestNetworkFaults(t *testing.T) {
 	t.Parallel()
-	h := newMembers(t, 3)
+	h := newMembers(t)
 	if h.net == nil {
 		t.Skip("without network namespaces nothing can be cut off")
 	}
-	h.addServers(t, 3, nil) // their nodes only
+	h.addServers(t) // their nodes only
 	h.net.wire()
 	a, b := h.servers[0].node, h.servers[1].node
 	m, o := h.members[0], h.members[1]

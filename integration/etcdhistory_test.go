@@ -158,6 +158,25 @@ func (j *judge) due(s *sight, l *life) time.Duration {
 	return until.Sub(s.got)
 }
 
+// last looks for every instance in what all servers show when all is healed: no
+// registration that was acknowledged is lost.
+func (j *judge) last(l listing) {
+	lived := 0
+	for _, one := range j.lives {
+		s := &sight{sent: l.asked, got: l.got}
+		if j.due(s, one) <= 0 {
+			continue
+		}
+		lived++
+		if !slices.Contains(l.ids, one.service+"/"+one.id) {
+			j.say("%s lives and is not listed at the end", one.id)
+		}
+	}
+	if lived < 40 { // of 60 clients, of whom 20 come and go
+		j.say("only %d instances live at the end", lived)
+	}
+}
+
 // lastFresh returns when the server was last asked something up to s, whose answer
 // was not stale.
 func (j *judge) lastFresh(s *sight) time.Time {

@@ -20,7 +20,7 @@ import (
 func TestEtcdRegisterHereDigThere(t *testing.T) {
 	t.Parallel()
 	const rounds = 200
-	h := newHosts(t, 3)
+	h := newHosts(t)
 	var stubs []*stub
 	for _, s := range h.servers {
 		stubs = append(stubs, h.stub(t, s, 2*time.Second))

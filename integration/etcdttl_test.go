@@ -83,7 +83,7 @@ func TestEtcdTTLs(t *testing.T) {
 		lasts = time.Minute
 	}
 	rnd := seeded(t)
-	h := newHosts(t, 3)
+	h := newHosts(t)
 	a, b := h.servers[0], h.servers[1]
 	ctx, cancel := context.WithTimeout(t.Context(), lasts)
 	defer cancel()
