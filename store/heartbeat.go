@@ -20,8 +20,11 @@ type Beat struct {
 // nothing can be changed: ErrDraining where the beat says it is anything else.
 func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (Registration, error) {
 	at := slot{FoldName(service), Label(id)}
-	present, known := r.member(at)
-	if !known || present.ID != id || !r.renew(present.Lease, r.Now()) {
+	present, err := r.find(ctx, at, id)
+	if err != nil {
+		return Registration{}, err
+	}
+	if !r.renew(present.Lease, r.Now()) {
 		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
 	}
 	if present.Leaving && b.Status != nil && *b.Status != Draining {

@@ -33,18 +33,18 @@ func (r *Registry) Deregister(ctx context.Context, service, id string) (Removal,
 
 // deregister is Deregister once the caller holds the slot.
 func (r *Registry) deregister(ctx context.Context, at slot, id string) (Removal, error) {
-	v := r.Service(at.service)
-	present, err := r.live(at, id)
+	present, err := r.find(ctx, at, id)
 	if err != nil {
 		return Removal{}, err
 	}
+	home := r.services.get(at.service)
 	events := []Event{{Kind: Deregistered, Before: present.Instance}}
 	if err := r.backend.Commit(ctx, events); err != nil {
 		return Removal{}, fmt.Errorf("deregister %s: %w", present, err)
 	}
 	// Read after the view without it was published: see View.HandOut.
 	now := r.Now()
-	safe := max(now, min(present.Lease.End(), r.cachedUntil(v.home)))
+	safe := max(now, min(present.Lease.End(), r.cachedUntil(home)))
 	return Removal{events[0].Revision, r.Wall(safe)}, nil
 }
 
@@ -67,7 +67,7 @@ func (r *Registry) Drain(ctx context.Context, service, id string) (Removal, erro
 
 // drain is Drain once the caller holds the slot.
 func (r *Registry) drain(ctx context.Context, at slot, id string) (Removal, error) {
-	present, err := r.live(at, id)
+	present, err := r.find(ctx, at, id)
 	if err != nil {
 		return Removal{}, err
 	}
@@ -85,13 +85,21 @@ func (r *Registry) drain(ctx context.Context, at slot, id string) (Removal, erro
 	return Removal{revision, r.Wall(max(r.Now(), present.Lease.End()))}, nil
 }
 
-// live returns the instance at a slot that the caller has locked.
-func (r *Registry) live(at slot, id string) (Member, error) {
-	present, known := r.member(at)
-	if !known || present.ID != id || !present.Lease.lasts(r.Now()) {
-		return Member{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
+// find returns the instance at a slot. Where it is not there, but may have been
+// registered with another server just now, what that has done is waited for.
+func (r *Registry) find(ctx context.Context, at slot, id string) (Member, error) {
+	for waited := r.shared == nil; ; waited = true {
+		present, known := r.member(at)
+		if known && present.ID == id && present.Lease.lasts(r.Now()) {
+			return present, nil
+		}
+		if waited {
+			return Member{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
+		}
+		if err := r.shared.Renew(ctx, nil); err != nil {
+			return Member{}, fmt.Errorf("look for %s/%s: %w", at.service, id, err)
+		}
 	}
-	return present, nil
 }
 
 // leaseLength returns how long a renewal makes the instance's lease; 0: for

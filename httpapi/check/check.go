@@ -285,6 +285,11 @@ func (c *Checker) startFrom(ctx context.Context, s *schedule, most int, now time
 		if t == nil {
 			return wait
 		}
+		if !c.cfg.Registry.Judges(t.Instance) { // another server runs it
+			t.restart()
+			s.add(t, now.Add(c.jitter(t.Check.Interval)))
+			continue
+		}
 		c.start(ctx, t, now)
 	}
 	return idle // the end of a probe makes room

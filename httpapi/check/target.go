@@ -46,6 +46,9 @@ func (t *target) count(m store.Member, began time.Duration, pass bool) bool {
 	return t.fails >= int(m.Check.Fall) && (m.Check.Removes || m.Status == store.Up)
 }
 
+// restart forgets how probes have ended.
+func (t *target) restart() { t.passes, t.fails = 0, 0 }
+
 // schedule has the targets that wait, by when they are due.
 type schedule struct {
 	heap    targetHeap

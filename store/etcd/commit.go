@@ -81,7 +81,7 @@ func (s *Store) commit(ctx context.Context, e *store.Event) error {
 		case <-s.isCut():
 			return s.outOfReach()
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", store.ErrNotDurable, ctx.Err())
+			return fmt.Errorf("%w: %w", store.ErrUnconfirmed, ctx.Err())
 		}
 		if s.replica.Age()-begin > 5*txnTime {
 			return s.outOfReach()
@@ -153,7 +153,7 @@ func (s *Store) try(ctx context.Context, e *store.Event, n uint64, seen <-chan s
 		case <-s.isCut():
 			return false, 0, s.outOfReach()
 		case <-ctx.Done():
-			return false, 0, fmt.Errorf("%w: %w", store.ErrNotDurable, ctx.Err())
+			return false, 0, fmt.Errorf("%w: %w", store.ErrUnconfirmed, ctx.Err())
 		}
 	}
 }
@@ -164,7 +164,7 @@ func (s *Store) transaction(e *store.Event, n uint64) ([]clientv3.Cmp, []clientv
 	defer s.mu.Unlock()
 	select {
 	case <-s.cut:
-		return nil, nil, s.outOfReachLocked()
+		return nil, nil, s.outOfReachLocked(store.ErrNotDurable)
 	default:
 	}
 	at := placeOf(e)

@@ -201,7 +201,7 @@ func (s *Store) checkCut() {
 	s.cutOff = true
 	s.counts.cutOffs++
 	s.failLocked()
-	err := s.outOfReachLocked()
+	err := s.outOfReachLocked(store.ErrNotDurable)
 	s.mu.Unlock()
 	s.cfg.Trouble(err)
 }
@@ -226,21 +226,23 @@ func (s *Store) reached() {
 }
 
 // outOfReachLocked returns the error for those who need etcd while it is out of
-// reach.
-func (s *Store) outOfReachLocked() error {
+// reach: what is store.ErrNotDurable, or ErrUnconfirmed where something may have
+// been written.
+func (s *Store) outOfReachLocked(what error) error {
 	switch {
 	case s.closed:
 		return store.ErrClosed
 	case s.why != nil:
-		return fmt.Errorf("%w: etcd at %s cannot be reached, or has no leader (%w): try another server, or again", store.ErrNotDurable, s.where, s.why)
+		return fmt.Errorf("%w: etcd at %s cannot be reached, or has no leader (%w)", what, s.where, s.why)
 	}
-	return fmt.Errorf("%w: etcd at %s cannot be reached, or has no leader: try another server, or again", store.ErrNotDurable, s.where)
+	return fmt.Errorf("%w: etcd at %s cannot be reached, or has no leader", what, s.where)
 }
 
+// outOfReach is for those who have written something.
 func (s *Store) outOfReach() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.outOfReachLocked()
+	return s.outOfReachLocked(store.ErrUnconfirmed)
 }
 
 // note keeps what went wrong, to be told if it lasts.

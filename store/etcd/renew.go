@@ -43,7 +43,7 @@ func (s *Store) Renew(ctx context.Context, leases []store.Renewal) error {
 	select {
 	case <-s.cut:
 		defer s.mu.Unlock()
-		return s.outOfReachLocked()
+		return s.outOfReachLocked(store.ErrNotDurable)
 	default:
 	}
 	cut := s.cut
@@ -63,7 +63,7 @@ func (s *Store) Renew(ctx context.Context, leases []store.Renewal) error {
 	case <-cut:
 		return s.outOfReach()
 	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", store.ErrNotDurable, ctx.Err())
+		return fmt.Errorf("%w: %w", store.ErrUnconfirmed, ctx.Err())
 	}
 }
 
