@@ -58,7 +58,7 @@ func (s *Store) commit(ctx context.Context, e *store.Event) error {
 	n, seen := s.expect()
 	defer s.expectNoMore(n)
 	begin := s.replica.Age()
-	for {
+	for tried := false; ; tried = true {
 		done, revision, err := s.try(ctx, e, n, seen)
 		switch {
 		case done:
@@ -66,6 +66,8 @@ func (s *Store) commit(ctx context.Context, e *store.Event) error {
 			return nil
 		case errors.Is(err, errUnseen):
 			continue
+		case tried && errors.Is(err, store.ErrNotDurable):
+			return s.outOfReach() // the first may have worked
 		case err != nil && final(err):
 			return err
 		case err != nil:
