@@ -208,6 +208,9 @@ func (h *hosts) goroutines() (n []float64) {
 // more goroutines than before, and those of its connections.
 func (h *hosts) healthy(t *testing.T, before []float64) {
 	t.Helper()
+	until(t, 10*time.Second, "all servers are ready again", func() bool {
+		return !slices.ContainsFunc(h.servers, func(s *server) bool { return !s.isReady() })
+	})
 	for k, n := range h.goroutines() {
 		s := h.servers[k]
 		if !s.isReady() || s.program.Load().ended() {

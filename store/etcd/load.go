@@ -25,26 +25,13 @@ const (
 
 // Start implements [store.Backend].
 func (s *Store) Start(ctx context.Context, _ func(*store.Instance), _ func([]store.Event)) (store.Revision, error) {
-	if err := s.reach(ctx); err != nil {
-		return 0, err
+	begin := s.replica.Age()
+	st, alone, err := s.enter(ctx)
+	for err != nil && !refused(err) && s.replica.Age()-begin < reachTime && pause(ctx, tickTime) {
+		st, alone, err = s.enter(ctx) // it has no leader yet, or another one just now
 	}
-	st, err := s.read(ctx)
 	if err != nil {
-		return 0, err
-	}
-	s.replica.Set(st.shown)
-	alone, err := s.join(ctx)
-	if err != nil {
-		return 0, err
-	}
-	if alone {
-		// Nobody could send a heartbeat while no server was up.
-		if err := s.writeFloor(ctx, st.servers); err != nil {
-			return 0, err
-		}
-	}
-	if st, err = s.read(ctx); err != nil {
-		return 0, err
+		return 0, fmt.Errorf("etcd at %s: %w", s.where, err)
 	}
 	s.mu.Lock()
 	restored := s.adopt(st)
@@ -68,23 +55,30 @@ func (s *Store) run() {
 	s.running.Go(func() { s.compact(ctx) })
 }
 
-// reach returns when etcd answers, and the registry has a base: revisions start
-// from the unix time at which the first server was started.
-func (s *Store) reach(ctx context.Context) error {
-	begin := s.replica.Age()
-	for {
-		err := s.setBase(ctx, store.FreshRevision(), 0)
-		if err == nil || ctx.Err() != nil {
-			return errors.Join(err, ctx.Err())
-		}
-		err = s.translate(err)
-		if refused(err) || s.replica.Age()-begin > reachTime {
-			return fmt.Errorf("etcd at %s: %w", s.where, err)
-		}
-		if !pause(ctx, tickTime) {
-			return ctx.Err()
+// enter makes this server one of those that work on the registry, and returns
+// what is stored and whether there are no others.
+func (s *Store) enter(ctx context.Context) (st *state, alone bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, reachTime)
+	defer cancel()
+	// Revisions start from the unix time at which the first server was started.
+	if err := s.setBase(ctx, store.FreshRevision(), 0); err != nil {
+		return nil, false, s.translate(err)
+	}
+	if st, err = s.read(ctx); err != nil {
+		return nil, false, err
+	}
+	s.replica.Set(st.shown)
+	if alone, err = s.join(ctx); err != nil {
+		return nil, false, err
+	}
+	if alone {
+		// Nobody could send a heartbeat while no server was up.
+		if err := s.writeFloor(ctx, st.servers); err != nil {
+			return nil, false, err
 		}
 	}
+	st, err = s.read(ctx)
+	return st, alone, err
 }
 
 // refused reports whether etcd, or what is in the place of it, has refused us:
@@ -97,7 +91,8 @@ func refused(err error) bool {
 	case codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument, codes.FailedPrecondition:
 		return true
 	}
-	return errors.Is(err, rpctypes.ErrAuthFailed) || errors.Is(err, rpctypes.ErrUserEmpty) ||
+	return errors.Is(err, errDamaged) || errors.Is(err, store.ErrDamagedRecord) || errors.Is(err, store.ErrNewerRecord) ||
+		errors.Is(err, rpctypes.ErrAuthFailed) || errors.Is(err, rpctypes.ErrUserEmpty) ||
 		err != nil && (strings.Contains(err.Error(), "x509:") || strings.Contains(err.Error(), "tls:"))
 }
 
@@ -124,7 +119,7 @@ func (s *Store) join(ctx context.Context) (alone bool, _ error) {
 	key := s.keys.server(s.id)
 	resp, err := s.client.Put(ctx, key, tick{now, n, s.cfg.Name}.append(key))
 	if err != nil {
-		return false, fmt.Errorf("etcd at %s: write %s: %w", s.where, key, s.translate(err))
+		return false, fmt.Errorf("write %s: %w", key, s.translate(err))
 	}
 	joined := resp.Header.Revision
 	s.mu.Lock()
@@ -157,11 +152,11 @@ func (s *Store) writeFloor(ctx context.Context, gone map[string]*peer) error {
 	s.mu.Unlock()
 	for id := range gone {
 		if _, err := s.client.Delete(ctx, s.keys.server(id)); err != nil {
-			return fmt.Errorf("etcd at %s: delete %s: %w", s.where, s.keys.server(id), s.translate(err))
+			return fmt.Errorf("delete %s: %w", s.keys.server(id), s.translate(err))
 		}
 	}
 	if _, err := s.client.Put(ctx, s.keys.floor(), now.mark(s.keys.floor())); err != nil {
-		return fmt.Errorf("etcd at %s: write %s: %w", s.where, s.keys.floor(), s.translate(err))
+		return fmt.Errorf("write %s: %w", s.keys.floor(), s.translate(err))
 	}
 	return nil
 }
@@ -208,11 +203,11 @@ func (s *Store) readSingle(ctx context.Context, st *state) error {
 	resp, err := s.client.Txn(ctx).Then(
 		clientv3.OpGet(s.keys.base), clientv3.OpGet(s.keys.changed), clientv3.OpGet(s.keys.floor()), clientv3.OpGet(s.keys.clock())).Commit()
 	if err != nil {
-		return fmt.Errorf("etcd at %s: read %s: %w", s.where, s.keys.all, s.translate(err))
+		return fmt.Errorf("read %s: %w", s.keys.all, s.translate(err))
 	}
 	st.at = resp.Header.Revision
 	if st.at == 0 {
-		return fmt.Errorf("etcd at %s: it does not say its revision", s.where)
+		return errors.New("it does not say its revision")
 	}
 	for k, take := range []func(*mvccpb.KeyValue) error{st.takeBase, st.takeChanged(s.keys), st.takeFloor, st.takeClock} {
 		for _, kv := range resp.Responses[k].GetResponseRange().Kvs {
@@ -301,7 +296,7 @@ func (s *Store) readRange(ctx context.Context, prefix string, at int64, take fun
 	for {
 		resp, err := s.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithRev(at), clientv3.WithLimit(pageSize))
 		if err != nil {
-			return fmt.Errorf("etcd at %s: read %s: %w", s.where, prefix, s.translate(err))
+			return fmt.Errorf("read %s: %w", prefix, s.translate(err))
 		}
 		for _, kv := range resp.Kvs {
 			if err := take(kv); err != nil {
