@@ -41,7 +41,7 @@ func TestEtcdCost(t *testing.T) {
 		if c.transactions > 200 || c.proposals > 200 {
 			t.Errorf("%d instances cost %v transactions and %v proposals a second, want 200 at most", n, c.transactions, c.proposals)
 		}
-		if last.transactions > 0 && (c.transactions > 10*last.transactions || c.bytes > 10*last.bytes) {
+		if last.proposals > 0 && (c.proposals > 10*last.proposals || c.bytes > 10*last.bytes) {
 			t.Errorf("ten times the instances cost more than ten times as much: %+v after %+v", c, last)
 		}
 		if c.transactions == 0 || c.bytes == 0 {
