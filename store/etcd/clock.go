@@ -7,19 +7,20 @@ import (
 )
 
 // How lease clocks are kept together. No wall clock is asked for anything; that
-// monotonic clocks go equally fast is all that is taken for granted.
+// monotonic clocks go equally fast, but for rateMost, is all that is taken for
+// granted.
 //
-// Each server writes a tick at least every tickTime, with what its lease clock
-// shows and the revision of etcd that it has seen. When its own watch brings the
-// tick back, all that was committed before it was sent has been seen: what is
-// here is confirmed until leaseTime after it was sent, and the lease clock goes
-// until then.
+// Each server writes a tick at least every tickTime, with what its clocks show
+// and the revision of etcd that it has seen. When its own watch brings the tick
+// back, all that was committed before it was sent has been seen: what is here is
+// confirmed until leaseTime after it was sent, and the lease clock goes until
+// then.
 //
-// Of what another server writes, two things are known: it was written after the
-// revision that its writer had seen, and so after we have sent our last tick at
-// or before that revision; and what the writer's clock showed. From that follows
-// how far the other clock can be ahead of ours at most, and when the ends that it
-// names come at the earliest on ours.
+// What another server writes was written after the revision that its writer had
+// seen, and so after we sent our last tick at or before that revision. From that
+// follows how far the other's clock can be ahead of ours at most, and the
+// smallest of these bounds counts: so we know within some milliseconds when the
+// ends that it names come at the earliest.
 const (
 	tickTime = 250 * time.Millisecond
 	// leaseTime is for how long a tick confirms what is here.
@@ -30,6 +31,8 @@ const (
 	// aloneTime is how long no other server may have been heard of, while we
 	// write, until we take it that there is none.
 	aloneTime = 2 * time.Second
+	// rateMost is by how much the rates of two servers' clocks may differ, of 1.
+	rateMost = 0.01
 )
 
 // ticks are those that this server has sent, and what follows from them. They
@@ -42,26 +45,39 @@ type ticks struct {
 	going bool          // the lease clock goes, and has not stood since it was put right
 	begun bool          // it has gone before
 	probe *sentTick     // where not: the first that was confirmed since
+	owed  []owed        // what has been heard while it did not go
+
+	apart map[string]*apart // by server
 }
 
 // sentTick is one that this server has sent.
 type sentTick struct {
 	n        uint64
 	age      time.Duration // when
-	shown    store.Instant // what the lease clock showed then
 	revision int64         // etcd's; 0: it has not come back yet
+}
+
+// apart is by how much another server's Age can be above ours at most, and when
+// that was found out.
+type apart struct{ most, found time.Duration }
+
+// owed is a lease of which another server has said, while our lease clock did not
+// go, until which Age of ours it lasts at least.
+type owed struct {
+	place
+	end time.Duration
 }
 
 // keptTicks are enough for what others have seen lately.
 const keptTicks = 256
 
 // send notes that a tick is sent.
-func (t *ticks) send(age time.Duration, shown store.Instant) uint64 {
+func (t *ticks) send(age time.Duration) uint64 {
 	t.next++
 	if len(t.sent) == keptTicks {
 		t.sent = append(t.sent[:0], t.sent[keptTicks/2:]...)
 	}
-	t.sent = append(t.sent, sentTick{n: t.next, age: age, shown: shown})
+	t.sent = append(t.sent, sentTick{n: t.next, age: age})
 	return t.next
 }
 
@@ -76,85 +92,119 @@ func (t *ticks) back(n uint64, revision int64) (sentTick, bool) {
 	return sentTick{}, false
 }
 
-// ahead returns how far the clock of whoever wrote s may be ahead of ours at
-// most; not ok where nothing is known about that.
-func (t *ticks) ahead(s stamp) (by time.Duration, ok bool) {
-	for k := len(t.sent) - 1; k >= 0; k-- {
-		if r := t.sent[k].revision; r != 0 && r <= s.seen {
-			return s.at.Sub(t.sent[k].shown), true
-		}
+// compare takes in a stamp of another server's, at our Age, and returns by how
+// much its Age can be above ours at most; not ok where nothing is known about that.
+func (t *ticks) compare(server string, s stamp, age time.Duration) (most time.Duration, ok bool) {
+	a := t.apart[server]
+	if a != nil {
+		a.most += time.Duration(float64(age-a.found) * rateMost)
+		a.found = age
 	}
-	return 0, false
+	for k := len(t.sent) - 1; k >= 0; k-- {
+		if r := t.sent[k].revision; r == 0 || r > s.seen {
+			continue
+		}
+		if by := s.age - t.sent[k].age; a == nil {
+			a = &apart{by, age}
+			t.apart[server] = a
+		} else {
+			a.most = min(a.most, by)
+		}
+		break
+	}
+	if a == nil {
+		return 0, false
+	}
+	return a.most, true
 }
 
-// here returns the earliest moment on our clock that another server's can mean.
-func (t *ticks) here(s stamp, end store.Instant) store.Instant {
+// endOf returns until which Age of ours a lease lasts at least that ends, by
+// another server's lease clock, at end.
+func (s *Store) endOf(server string, by stamp, end store.Instant) time.Duration {
+	age := s.replica.Age()
+	most, ok := s.ticks.compare(server, by, age)
+	if !ok {
+		return age + end.Sub(by.at) - lateTime
+	}
+	return by.age + end.Sub(by.at) - most
+}
+
+// here returns the earliest moment on our lease clock that an end on another
+// server's can mean. Where ours does not go, that depends on how it goes on, and
+// is looked at again then.
+func (s *Store) here(server string, by stamp, at place, end store.Instant) store.Instant {
 	if end == store.Never {
 		return end
 	}
-	by, ok := t.ahead(s)
-	if !ok {
-		by = lateTime
+	age := s.endOf(server, by, end)
+	if !s.isGoing() {
+		s.ticks.owed = append(s.ticks.owed, owed{at, age})
 	}
-	return end.Add(-by)
+	return s.instant(age)
 }
+
+// instant returns what our lease clock will show at an Age, if it goes until then.
+func (s *Store) instant(age time.Duration) store.Instant {
+	return s.replica.Now().Add(age - s.replica.Age())
+}
+
+// isGoing reports whether the lease clock goes and is right.
+func (s *Store) isGoing() bool { return s.ticks.going && s.replica.Age() <= s.ticks.until }
 
 // confirm takes in that one of our ticks has come back. others says whether
 // there are other servers, whose clocks may have gone on while ours stood.
 func (s *Store) confirm(t sentTick, others bool) {
 	age := s.replica.Age()
+	s.lag, s.returned = age-t.age, max(s.returned, t.age)
 	switch {
-	case s.ticks.going && age <= s.ticks.until:
+	case s.isGoing():
 		s.ticks.until = max(s.ticks.until, t.age+leaseTime)
 		s.replica.Confirm(s.ticks.until)
+		return
 	case t.age+leaseTime <= age: // too old to say anything
+		return
 	case s.ticks.probe == nil || s.ticks.going:
 		s.ticks.going = false
 		s.ticks.probe = &t
-		if !others {
-			s.goOn(t, s.replica.Now())
-		}
-	case !others || t.age-s.ticks.probe.age >= aloneTime:
-		s.goOn(t, s.replica.Now())
 	}
-	s.lag, s.returned = age-t.age, max(s.returned, t.age)
+	if !others || t.age-s.ticks.probe.age >= aloneTime {
+		s.goOn(s.replica.Now())
+	}
 }
 
-// follow takes in what another server's clock shows. Ours is never behind that;
+// follow takes in what another server's clocks show. Ours is never behind that;
 // and where ours has stood, it catches up with what the other's did meanwhile.
-func (s *Store) follow(by stamp) {
-	if s.ticks.going && s.replica.Age() <= s.ticks.until {
+func (s *Store) follow(server string, by stamp) {
+	age := s.replica.Age()
+	most, ok := s.ticks.compare(server, by, age)
+	if s.isGoing() {
 		s.replica.Advance(by.at)
 		return
 	}
-	probe := s.ticks.probe
-	if probe == nil || s.ticks.going || by.seen < probe.revision {
+	if probe := s.ticks.probe; probe == nil || s.ticks.going || by.seen < probe.revision || !ok {
 		return
 	}
-	ahead, ok := s.ticks.ahead(by)
-	if !ok {
-		return
+	// The other clock shows at most to, if it has gone since.
+	late := age + most - by.age
+	to := by.at.Add(late)
+	switch now := s.replica.Now(); {
+	case s.ticks.begun:
+		// A little more, as ours may have been ahead before it stood; but never
+		// more than if it had not stood.
+		to = min(to.Add(lateTime), now.Add(age-s.ticks.until))
+	case late > lateTime && age-s.ticks.probe.age < aloneTime:
+		return // there will be a better one
+	case late <= lateTime:
+		to = by.at // what was read has been made shorter by as much
 	}
-	to := s.replica.Now().Add(ahead)
-	if s.ticks.begun {
-		// By a little more, as ours may have been ahead before it stood; but never
-		// further than if it had not stood.
-		to = min(to.Add(lateTime), s.replica.Now().Add(s.replica.Age()-s.ticks.until))
-	}
-	last := *probe
-	for k := range s.ticks.sent {
-		if s.ticks.sent[k].revision != 0 {
-			last = s.ticks.sent[k]
-		}
-	}
-	s.goOn(last, to)
+	s.goOn(to)
 }
 
-// goOn lets the lease clock go again, from a moment on, because a tick confirms
-// what is here.
-func (s *Store) goOn(t sentTick, from store.Instant) {
-	age := s.replica.Age()
-	if t.age+leaseTime <= age {
+// goOn lets the lease clock go again, from a moment on, because the last tick
+// that has come back confirms what is here.
+func (s *Store) goOn(from store.Instant) {
+	age, until := s.replica.Age(), s.returned+leaseTime
+	if until <= age {
 		return
 	}
 	shown := s.replica.Now()
@@ -163,7 +213,11 @@ func (s *Store) goOn(t sentTick, from store.Instant) {
 		s.replica.Stood(max(age-s.ticks.until-max(from.Sub(shown), 0), 0))
 	}
 	s.ticks.going, s.ticks.begun, s.ticks.probe = true, true, nil
-	s.ticks.until = t.age + leaseTime
-	s.replica.Confirm(s.ticks.until)
+	s.ticks.until = until
+	for _, o := range s.ticks.owed {
+		s.replica.Extend([]store.Renewal{{Service: o.service, Label: o.label, End: s.instant(o.end)}})
+	}
+	s.ticks.owed = nil
+	s.replica.Confirm(until)
 	s.reached()
 }

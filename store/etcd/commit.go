@@ -197,7 +197,11 @@ func (s *Store) transaction(e *store.Event, n uint64) ([]clientv3.Cmp, []clientv
 }
 
 // stampLocked returns the present moment, and what was seen before it.
-func (s *Store) stampLocked() stamp { return stamp{seen: s.seen, at: s.replica.Now()} }
+func (s *Store) stampLocked() stamp {
+	by := stamp{seen: s.seen, age: s.replica.Age()} // in this order: see endOf
+	by.at = s.replica.Now()
+	return by
+}
 
 // translate makes of an error of etcd's one that says what to do. Which errors
 // pass by themselves is not told apart: they are tried again.

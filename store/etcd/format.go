@@ -60,10 +60,11 @@ func (k keys) parseBatch(key string) (server string, ok bool) {
 	return server, ok && both
 }
 
-// stamp says when something was written, on the writer's lease clock, and what
-// revision of etcd the writer had seen before.
+// stamp says when something was written: on the writer's lease clock, on its clock
+// that never stands, and after which revision of etcd, which it had seen.
 type stamp struct {
 	at   store.Instant
+	age  time.Duration
 	seen int64
 }
 
@@ -74,7 +75,11 @@ func newWriter() *writer                  { return &writer{b: []byte{version}} }
 func (w *writer) number(n uint64)         { w.b = binary.AppendUvarint(w.b, n) }
 func (w *writer) text(s string)           { w.number(uint64(len(s))); w.b = append(w.b, s...) }
 func (w *writer) instant(t store.Instant) { w.number(uint64(t)) } // below 0 for none that is written
-func (w *writer) stamp(s stamp)           { w.instant(s.at); w.number(uint64(s.seen)) }
+func (w *writer) stamp(s stamp) {
+	w.instant(s.at)
+	w.number(uint64(s.age))
+	w.number(uint64(s.seen))
+}
 
 // end returns the value for a key.
 func (w *writer) end(key string) string {
@@ -122,7 +127,9 @@ func (r *reader) text() string {
 }
 
 func (r *reader) instant() store.Instant { return store.Instant(r.number()) }
-func (r *reader) stamp() stamp           { return stamp{r.instant(), int64(r.number())} }
+func (r *reader) stamp() stamp {
+	return stamp{r.instant(), time.Duration(r.number()), int64(r.number())}
+}
 
 // end returns the error if anything did not fit.
 func (r *reader) end(key string) error {

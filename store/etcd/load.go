@@ -114,7 +114,7 @@ func (s *Store) setBase(ctx context.Context, base store.Revision, written int64)
 func (s *Store) join(ctx context.Context) (alone bool, _ error) {
 	s.mu.Lock()
 	age, now := s.replica.Age(), s.stampLocked()
-	n := s.ticks.send(age, now.at)
+	n := s.ticks.send(age)
 	s.mu.Unlock()
 	key := s.keys.server(s.id)
 	resp, err := s.client.Put(ctx, key, tick{now, n, s.cfg.Name}.append(key))
@@ -320,7 +320,7 @@ func (s *Store) readServers(ctx context.Context, at int64) (map[string]*peer, er
 		}
 		t, err := parseTick(string(kv.Key), kv.Value)
 		age := s.replica.Age()
-		servers[id] = &peer{tick: t, age: age, since: age, at: t.at}
+		servers[id] = &peer{tick: t, heard: age, since: age, from: t.age}
 		return err
 	})
 }

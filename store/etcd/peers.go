@@ -7,8 +7,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/rosterdns/roster/store"
 )
 
 const (
@@ -17,30 +15,28 @@ const (
 	silentTime = 10 * time.Second
 	// rateTime is how long clocks are watched to see how fast they go.
 	rateTime = 5 * time.Minute
-	// rateMost is by how much they may differ, of 1.
-	rateMost = 0.01
 )
 
 // peer is another server.
 type peer struct {
 	tick
-	age   time.Duration // when it was last heard of
+	heard time.Duration // when it was last heard of
 	since time.Duration // from when its clock is watched
-	at    store.Instant // what it showed then
+	from  time.Duration // its own Age then
 }
 
 // hearFrom takes in a tick of another server. The caller holds mu.
 func (s *Store) hearFrom(id string, t tick) {
 	age := s.replica.Age()
 	p := s.servers[id]
-	if p == nil || !s.ticks.going {
-		p = &peer{since: age, at: t.at}
+	if p == nil {
+		p = &peer{since: age, from: t.age}
 		s.servers[id] = p
 	}
-	p.tick, p.age = t, age
+	p.tick, p.heard = t, age
 	if passed := age - p.since; passed >= rateTime {
-		rate := float64(t.at-p.at)/float64(passed) - 1
-		p.since, p.at = age, t.at
+		rate := float64(t.age-p.from)/float64(passed) - 1
+		p.since, p.from = age, t.age
 		if math.Abs(rate) > rateMost {
 			go s.cfg.Clocks(t.name, rate*1000)
 		}
@@ -53,9 +49,9 @@ func (s *Store) silent() (ids []string) {
 		return nil // we may not have heard
 	}
 	for id, p := range s.servers {
-		if s.replica.Age()-p.age > silentTime {
+		if s.replica.Age()-p.heard > silentTime {
 			ids = append(ids, id)
-			p.age = s.replica.Age() // not again at once
+			p.heard = s.replica.Age() // not again at once
 		}
 	}
 	return ids

@@ -129,7 +129,7 @@ func (s *Store) take() (*writing, time.Duration) {
 	p.last = age
 	p.writing++
 	at := s.stampLocked()
-	w := &writing{tick: tick{stamp: at, n: s.ticks.send(age, at.at), name: s.cfg.Name}, age: age}
+	w := &writing{tick: tick{stamp: at, n: s.ticks.send(age), name: s.cfg.Name}, age: age}
 	w.leases, w.waiters = p.leases, p.waiters
 	p.leases, p.waiters = nil, nil
 	s.fill(w)

@@ -177,7 +177,7 @@ func (t *taker) change(e *clientv3.Event) error {
 	defer t.mu.Unlock()
 	event := store.Event{Revision: t.base + store.Revision(e.Kv.ModRevision), Kind: c.kind, Checked: c.checked, Elsewhere: c.server != t.id, End: c.end}
 	if event.Elsewhere {
-		event.End = t.ticks.here(c.stamp, c.end)
+		event.End = t.here(c.server, c.stamp, c.at, c.end)
 	}
 	if i.Type == clientv3.EventTypePut {
 		in, err := t.keys.parseStored(string(i.Kv.Key), i.Kv.Value)
@@ -251,7 +251,7 @@ func (t *taker) renewals(key, server string, s stamp, leases []renewed) (news []
 		}
 		t.known.renew(i, l.end, b)
 		if server != t.id {
-			news = append(news, store.Renewal{Service: i.service, Label: i.label, End: t.ticks.here(s, l.end)})
+			news = append(news, store.Renewal{Service: i.service, Label: i.label, End: t.here(server, s, i.place, l.end)})
 		}
 	}
 	return news
@@ -264,6 +264,7 @@ func (t *taker) tick(key string, e *clientv3.Event) error {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		delete(t.servers, id)
+		delete(t.ticks.apart, id)
 		return nil
 	}
 	tick, err := parseTick(key, e.Kv.Value)
@@ -274,7 +275,7 @@ func (t *taker) tick(key string, e *clientv3.Event) error {
 	defer t.mu.Unlock()
 	if id != t.id {
 		t.hearFrom(id, tick)
-		t.follow(tick.stamp)
+		t.follow(id, tick.stamp)
 		return nil
 	}
 	if sent, ok := t.ticks.back(tick.n, e.Kv.ModRevision); ok {
