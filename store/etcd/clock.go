@@ -57,9 +57,13 @@ type sentTick struct {
 	revision int64         // etcd's; 0: it has not come back yet
 }
 
-// apart is by how much another server's Age can be above ours at most, and when
-// that was found out.
-type apart struct{ most, found time.Duration }
+// apart is how another server's clocks are to ours.
+type apart struct {
+	most  time.Duration // by how much its Age can be above ours at most
+	found time.Duration // the Age at which that was found out
+	lead  time.Duration // by how much its lease clock was ahead at least, when ours last went
+	led   bool          // lead is known
+}
 
 // owed is a lease of which another server has said, while our lease clock did not
 // go, until which Age of ours it lasts at least.
@@ -105,7 +109,7 @@ func (t *ticks) compare(server string, s stamp, age time.Duration) (most time.Du
 			continue
 		}
 		if by := s.age - t.sent[k].age; a == nil {
-			a = &apart{by, age}
+			a = &apart{most: by, found: age}
 			t.apart[server] = a
 		} else {
 			a.most = min(a.most, by)
@@ -177,27 +181,33 @@ func (s *Store) confirm(t sentTick, others bool) {
 func (s *Store) follow(server string, by stamp) {
 	age := s.replica.Age()
 	most, ok := s.ticks.compare(server, by, age)
+	a := s.ticks.apart[server]
 	if s.isGoing() {
 		s.replica.Advance(by.at)
+		if ok {
+			a.lead, a.led = by.at.Sub(s.replica.Now()), true
+		}
 		return
 	}
 	if probe := s.ticks.probe; probe == nil || s.ticks.going || by.seen < probe.revision || !ok {
 		return
 	}
-	// The other clock shows at most to, if it has gone since.
-	late := age + most - by.age
-	to := by.at.Add(late)
-	switch now := s.replica.Now(); {
-	case s.ticks.begun:
-		// A little more, as ours may have been ahead before it stood; but never
-		// more than if it had not stood.
-		to = min(to.Add(lateTime), now.Add(age-s.ticks.until))
-	case late > lateTime && age-s.ticks.probe.age < aloneTime:
-		return // there will be a better one
-	case late <= lateTime:
-		to = by.at // what was read has been made shorter by as much
+	now, late := s.replica.Now(), age+most-by.age // since it was written, at most
+	if !s.ticks.begun {
+		if late > lateTime && age-s.ticks.probe.age < aloneTime {
+			return // there will be a better one
+		}
+		s.goOn(by.at.Add(late - lateTime)) // what was read has been made shorter by that
+		return
 	}
-	s.goOn(to)
+	// Ours goes on as if it had not stood, but for what the other stood as well:
+	// it was ahead by lead at least, and is now by no more than what follows.
+	lead := -lateTime
+	if a.led {
+		lead = a.lead
+	}
+	stood := by.at.Add(late).Sub(now) - lead
+	s.goOn(now.Add(min(max(stood, 0), age-s.ticks.until)))
 }
 
 // goOn lets the lease clock go again, from a moment on, because the last tick

@@ -169,6 +169,9 @@ func (s *Store) transaction(e *store.Event, n uint64) ([]clientv3.Cmp, []clientv
 		return nil, nil, s.outOfReachLocked(store.ErrNotDurable)
 	default:
 	}
+	if s.ticks.begun && !s.isGoing() {
+		return nil, nil, s.outOfReachLocked(store.ErrNotDurable)
+	}
 	at := placeOf(e)
 	key, there := s.keys.instance(at), s.known.instances[at]
 	c := change{stamp: s.stampLocked(), server: s.id, n: n, kind: e.Kind, checked: e.Checked, at: at, end: e.End}

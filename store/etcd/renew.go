@@ -46,6 +46,10 @@ func (s *Store) Renew(ctx context.Context, leases []store.Renewal) error {
 		return s.outOfReachLocked(store.ErrNotDurable)
 	default:
 	}
+	if s.ticks.begun && !s.isGoing() { // what is heard now cannot be said to have been heard later
+		defer s.mu.Unlock()
+		return s.outOfReachLocked(store.ErrNotDurable)
+	}
 	cut := s.cut
 	if s.pending.leases == nil {
 		s.pending.leases = make(map[place]store.Instant, len(leases))
