@@ -139,7 +139,7 @@ func (j *judge) all() {
 //     something that was not stale, and so long before that the server knew;
 //   - its client had begun no removal;
 //   - the last heartbeat that had been acknowledged when the question was sent
-//     was itself sent less than a lease before the answer came.
+//     was itself sent less than a lease before the answer came, but for early.
 func (j *judge) due(s *sight, l *life) time.Duration {
 	registered := slices.IndexFunc(l.tries, func(t try) bool { return t.ok })
 	if registered < 0 || !l.removing.IsZero() && l.removing.Before(s.got) {
@@ -155,8 +155,13 @@ func (j *judge) due(s *sight, l *life) time.Duration {
 			until = t.begin.Add(l.lease)
 		}
 	}
-	return until.Sub(s.got)
+	return until.Sub(s.got) - early
 }
+
+// early is by how much sooner than it does a lease may seem to end to a server that
+// has not heard the heartbeat itself: it knows when that was only as well as it
+// knows the other's clock, and must not be late.
+const early = 500 * time.Millisecond
 
 // last looks for every instance in what all servers show when all is healed: no
 // registration that was acknowledged is lost.
@@ -220,7 +225,7 @@ func (j *judge) present(s *sight, l *life) {
 	}
 	j.excused++
 	j.latest = max(j.latest, late)
-	if stood := j.stood(s.server, ends.Add(-l.lease), s.got); late > stood {
+	if stood := j.stood(ends.Add(-l.lease), s.got); late > stood {
 		j.say("%s: %s is in the answer %v after its lease's end, and clocks stood for %v (TTL %d)", s.where(), l.id, late, stood, s.ttl)
 	}
 }
@@ -257,11 +262,20 @@ func (h *history) late() {
 }
 
 // stood is by how much a lease that was renewed at from may have been extended
-// until to, as the server sees it: by the time in which nobody got anything
-// acknowledged, for when all are cut off all lease clocks stand; and by what the
-// server itself says that its clock stood.
-func (j *judge) stood(server int, from, to time.Time) (d time.Duration) {
-	d = j.outages(from, to)
+// until to: by the time in which nobody got anything acknowledged, for when all
+// are cut off all lease clocks stand; and by what the server that says the most
+// says that its clock stood. It need not be the one that was asked: one that has
+// just been started goes by the clocks of those that are there.
+func (j *judge) stood(from, to time.Time) (d time.Duration) {
+	var most time.Duration
+	for server := range j.fresh {
+		most = max(most, j.said(server, from, to))
+	}
+	return j.outages(from, to) + most
+}
+
+// said is what a server says that its clock stood in some time.
+func (j *judge) said(server int, from, to time.Time) (d time.Duration) {
 	var last time.Duration
 	for _, r := range j.runs {
 		if r.server != server {
