@@ -224,6 +224,9 @@ func (s *Store) goOn(from store.Instant) {
 	}
 	s.ticks.going, s.ticks.begun, s.ticks.probe = true, true, nil
 	s.ticks.until = until
+	for _, p := range s.servers {
+		p.heard = age // what they said meanwhile may not have come
+	}
 	for _, o := range s.ticks.owed {
 		s.replica.Extend([]store.Renewal{{Service: o.service, Label: o.label, End: s.instant(o.end)}})
 	}

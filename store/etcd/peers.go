@@ -45,7 +45,7 @@ func (s *Store) hearFrom(id string, t tick) {
 
 // silent returns the servers that are gone. The caller holds mu.
 func (s *Store) silent() (ids []string) {
-	if !s.ticks.going {
+	if !s.isGoing() {
 		return nil // we may not have heard
 	}
 	for id, p := range s.servers {
