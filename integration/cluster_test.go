@@ -148,7 +148,7 @@ type roster struct {
 	via       *http.Client // who asks; nil: client
 }
 
-var readyLine = regexp.MustCompile(`^roster is ready: zone \S+ on DNS (\S+?),? .*https?://([^,]+),`)
+var readyLine = regexp.MustCompile(`^roster is ready: zone \S+ on DNS (\S+?),? .*HTTP API on https?://([^,]+),`)
 
 // startRoster runs roster serve with the given flags, on free ports, in dir.
 func startRoster(t *testing.T, dir string, flags ...string) *roster {

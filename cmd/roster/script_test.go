@@ -111,7 +111,7 @@ func serveScript(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("read the ready line: %v", err)
 	}
 	s.line = strings.TrimSpace(s.line)
-	if m := regexp.MustCompile(`DNS (\S+?),? .*http://(\S+),`).FindStringSubmatch(s.line); m != nil {
+	if m := regexp.MustCompile(`DNS (\S+?),? .*HTTP API on https?://([^,]+),`).FindStringSubmatch(s.line); m != nil {
 		ts.Setenv("DNS", m[1])
 		ts.Setenv("HTTP", m[2])
 		ts.Setenv("ROSTER_DNS_SERVER", m[1])
