@@ -153,6 +153,7 @@ func (f *serveFlags) etcdConfig(files *reloadable, log logrus.FieldLogger) (*etc
 		User:      f.etcd.user,
 		Compact:   f.etcd.compact,
 		Trouble:   func(err error) { logCutOff(log, members, err) },
+		Clocks:    func(server string, by float64) { logClocks(log, server, by) },
 	}
 	if cfg.TLS, err = f.etcd.tls(files.etcdCert); err != nil {
 		return nil, err
@@ -215,6 +216,13 @@ func logCutOff(log logrus.FieldLogger, members []string, err error) {
 		return
 	}
 	log.WithError(err).Errorf("cut off from etcd (%s): registrations and heartbeats get 503; DNS answers from memory are marked stale", where)
+}
+
+// logClocks says that another server's clock goes faster by that many
+// thousandths than this one's, or slower.
+func logClocks(log logrus.FieldLogger, server string, thousandths float64) {
+	log.Warnf("the clock of server %s goes at %+.0f thousandths of this one's rate (more than 10 make leases end early on one of them): "+
+		"see to the clocks of both hosts", server, thousandths)
 }
 
 // membersTime is how long the ready line waits for the names of the members.
