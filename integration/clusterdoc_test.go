@@ -29,6 +29,11 @@ func runCluster(t *testing.T, path string) {
 		t.Skipf("the ports of the page are for a network of the test's own: %v", err)
 	}
 	s := startShell(t, n)
+	defer func() {
+		if t.Failed() {
+			s.showLogs(t)
+		}
+	}()
 	s.run(t, "ip link set lo up")
 	for _, b := range blocks(t, path) {
 		if b.lang != "console" {
@@ -49,9 +54,6 @@ func runCluster(t *testing.T, path string) {
 				t.Errorf("line %d: %s\n got %q\nwant %q", line, command, got, comparable(want))
 			}
 		}
-	}
-	if t.Failed() {
-		s.showLogs(t)
 	}
 }
 
