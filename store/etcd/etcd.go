@@ -100,6 +100,8 @@ type Store struct {
 	known    known            // what is in etcd, as far as it has been seen
 	base     store.Revision   // to which etcd's revision is added
 	seen     int64            // etcd's revision up to which all has been seen
+	cluster  uint64           // etcd's name for itself; 0: not known yet
+	setBack  bool             // etcd is not what has been seen: it is to be read again
 	advanced chan struct{}    // closed when seen moves on
 	applying bool             // known is ahead of the registry
 	ticks    ticks            // of this server

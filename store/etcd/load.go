@@ -329,6 +329,7 @@ func (s *Store) readServers(ctx context.Context, at int64) (map[string]*peer, er
 // with the ends of their leases. The caller holds mu.
 func (s *Store) adopt(st *state) (restored []store.Restored) {
 	s.known, s.base, s.seen, s.servers = st.known, st.base, st.at, st.servers
+	s.setBack = false
 	for at, i := range st.stored {
 		restored = append(restored, store.Restored{Instance: i, End: st.known.instances[at].end})
 	}
@@ -356,9 +357,10 @@ func (s *Store) resync(ctx context.Context) error {
 		return err
 	}
 	s.count(func(c *counts) { c.resyncs++ })
-	if now := s.replica.Revision(); st.revision < now {
-		// etcd was set back to an earlier state. Readers have seen what we have
-		// shown, so that revisions must go on from there.
+	// Where etcd was set back to an earlier state, readers have seen what we have
+	// shown, so that revisions must go on from there.
+	now := s.replica.Revision()
+	for back := s.isSetBack() || st.revision < now; back && st.revision <= now; {
 		if err := s.setBase(ctx, st.base+(now-st.revision)+1, st.written); err != nil {
 			return err
 		}

@@ -173,10 +173,11 @@ func (s *Store) fill(w *writing) {
 func (s *Store) send(ctx context.Context, w *writing) {
 	asking, cancel := context.WithTimeout(ctx, txnTime)
 	defer cancel()
-	_, err := s.client.Txn(asking).Then(w.ops...).Commit()
+	resp, err := s.client.Txn(asking).Then(w.ops...).Commit()
 	if err == nil {
 		s.mu.Lock()
 		s.answered = max(s.answered, w.age)
+		s.lookBack(resp.Header, w.seen)
 		s.mu.Unlock()
 	} else {
 		s.note(s.translate(err))

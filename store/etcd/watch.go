@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/metadata"
 
@@ -85,6 +86,9 @@ func (s *Store) watchOnce(ctx context.Context, n int) error {
 				return err
 			}
 		case <-look.C:
+			if s.isSetBack() {
+				return fmt.Errorf("%w: etcd was set back, or is another one", errMissed)
+			}
 			if s.stuck(begin) {
 				return errStuck
 			}
@@ -98,6 +102,23 @@ func (s *Store) stuck(since time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.answered > s.returned && s.replica.Age()-max(s.returned, since) > txnTime
+}
+
+// lookBack notices that etcd was set back to an earlier state, as from a backup: a
+// watch would wait there until the old revisions have come again, with other
+// things in them. What has been written has a later revision than what was seen
+// before. The caller holds mu.
+func (s *Store) lookBack(h *etcdserverpb.ResponseHeader, seen int64) {
+	if h.Revision <= seen || s.cluster != 0 && h.ClusterId != s.cluster {
+		s.setBack = true
+	}
+	s.cluster = h.ClusterId
+}
+
+func (s *Store) isSetBack() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.setBack
 }
 
 // takeIn takes in what a watch has brought: etcd never splits a revision.
