@@ -187,12 +187,12 @@ func logStall(log logrus.FieldLogger, lasted, extended time.Duration) {
 }
 
 // openBackend opens what --store names.
-func (p *plan) openBackend() (store.Backend, error) {
+func (p *plan) openBackend(ctx context.Context) (store.Backend, error) {
 	spec := p.flags.store
 	scheme, rest, _ := strings.Cut(spec, ":")
 	switch {
 	case p.etcd != nil:
-		return etcd.Open(*p.etcd)
+		return etcd.Open(ctx, *p.etcd)
 	case scheme == "bolt" && rest != "":
 		return bolt.Open(rest, bolt.Config{Trouble: func(err error) { logTrouble(p.log, err) }})
 	case scheme == "memory":

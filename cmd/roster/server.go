@@ -123,7 +123,7 @@ func (p *plan) start(ctx context.Context, in sockets, before former) (*server, e
 
 // open opens the store and makes what works on it.
 func (s *server) open(ctx context.Context, in sockets, standing bool) error {
-	backend, err := s.openBackend()
+	backend, err := s.openBackend(ctx)
 	if err != nil {
 		return err
 	}

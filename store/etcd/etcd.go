@@ -24,9 +24,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 
 	"github.com/rosterdns/roster/store"
 )
@@ -121,31 +118,6 @@ type Store struct {
 }
 
 var _ store.Shared = (*Store)(nil)
-
-// Open returns a store on the etcd that is to be found at the endpoints. It does
-// not talk to it before Start.
-func Open(cfg Config) (*Store, error) {
-	c, err := clientv3.New(clientv3.Config{
-		Endpoints:            cfg.Endpoints,
-		TLS:                  cfg.TLS,
-		Username:             cfg.User,
-		Password:             cfg.Password,
-		DialTimeout:          txnTime,
-		DialKeepAliveTime:    5 * time.Second, // etcd ends connections that ask more often
-		DialKeepAliveTimeout: txnTime,         // and what a peer does not acknowledge for so long ends it
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-			MinConnectTimeout: txnTime,
-		})},
-		BackoffWaitBetween:    50 * time.Millisecond,
-		BackoffJitterFraction: 0.5,
-		Logger:                zap.NewNop(), // errors come back to us
-	})
-	if err != nil {
-		return nil, fmt.Errorf("etcd at %s: %w", strings.Join(cfg.Endpoints, ", "), err)
-	}
-	return New(c, cfg), nil
-}
 
 // New returns a store that uses a client which is there already, and closes it
 // at the end.

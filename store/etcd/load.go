@@ -27,8 +27,10 @@ const (
 func (s *Store) Start(ctx context.Context, _ func(*store.Instance), _ func([]store.Event)) (store.Revision, error) {
 	begin := s.replica.Age()
 	st, alone, err := s.enter(ctx)
+	err = explain(s.cfg, err)
 	for err != nil && !refused(err) && s.replica.Age()-begin < reachTime && pause(ctx, tickTime) {
 		st, alone, err = s.enter(ctx) // it has no leader yet, or another one just now
+		err = explain(s.cfg, err)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("etcd at %s: %w", s.where, err)
@@ -84,7 +86,7 @@ func (s *Store) enter(ctx context.Context) (st *state, alone bool, err error) {
 // refused reports whether etcd, or what is in the place of it, has refused us:
 // to wait does not help.
 func refused(err error) bool {
-	if errors.Is(err, store.ErrNotDurable) {
+	if errors.Is(err, store.ErrNotDurable) || errors.Is(err, errTLS) {
 		return true
 	}
 	switch status.Code(err) {
@@ -92,8 +94,7 @@ func refused(err error) bool {
 		return true
 	}
 	return errors.Is(err, errDamaged) || errors.Is(err, store.ErrDamagedRecord) || errors.Is(err, store.ErrNewerRecord) ||
-		errors.Is(err, rpctypes.ErrAuthFailed) || errors.Is(err, rpctypes.ErrUserEmpty) ||
-		err != nil && (strings.Contains(err.Error(), "x509:") || strings.Contains(err.Error(), "tls:"))
+		errors.Is(err, rpctypes.ErrAuthFailed) || errors.Is(err, rpctypes.ErrUserEmpty)
 }
 
 // setBase sets the base, if it was last written at a revision of etcd; 0: never.
