@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -76,6 +78,9 @@ func explain(cfg Config, err error) error {
 		if isTLS(why) {
 			return fmt.Errorf("%s: %w (%w)", endpoint, errTLS, why)
 		}
+		if errors.Is(why, io.EOF) || errors.Is(why, syscall.ECONNRESET) { // or it is a relay whose member is not there
+			err = fmt.Errorf("%w; %s takes connections and ends them: it may want TLS (--etcd-ca), or not have it", err, endpoint)
+		}
 	}
 	return err
 }
@@ -126,8 +131,11 @@ func handshakeClear(ctx context.Context, endpoint string) error {
 		return err
 	}
 	first := make([]byte, 1)
-	if n, _ := conn.Read(first); n == 1 && first[0] != 0 {
+	switch n, err := conn.Read(first); {
+	case n == 1 && first[0] != 0:
 		return errClear
+	case n == 0 && !errors.Is(err, os.ErrDeadlineExceeded):
+		return err
 	}
 	return nil
 }
