@@ -640,3 +640,14 @@ func TestSocket(t *testing.T) {
 		t.Errorf("a header of 64 KiB: %s", resp.Status)
 	}
 }
+
+// A store that has no backup says what to do instead.
+func TestNoBackup(t *testing.T) {
+	t.Parallel()
+	r, done := storetest.Open(t, memory, store.Config{})
+	defer done()
+	for config, want := range map[string]string{"": "keeps nothing", "use etcdctl": "use etcdctl"} {
+		a := api{r, httpapi.NewOfflineWith(r, httpapi.Config{NoBackup: config}).Handler()}
+		a.want(t, 404, "GET /v1/backup", "").says(t, want)
+	}
+}
