@@ -120,11 +120,11 @@ func TestWatchResumes(t *testing.T) {
 	at := p.want(t, client.Reset, "").Revision
 	for k := range 3 {
 		transport.cut()
-		storetest.Register(t, r, storetest.Instance("web", fmt.Sprintf("a%d", k)))
-		storetest.Register(t, r, storetest.Instance("web", fmt.Sprintf("b%d", k)))
 		if _, err, ok := p.next(); err == nil || !ok || !strings.HasPrefix(err.Error(), "watch web: ") {
 			t.Fatalf("the loss: %v, %t", err, ok)
 		}
+		storetest.Register(t, r, storetest.Instance("web", fmt.Sprintf("a%d", k)))
+		storetest.Register(t, r, storetest.Instance("web", fmt.Sprintf("b%d", k)))
 		p.want(t, client.Registered, fmt.Sprintf("a%d", k))
 		p.want(t, client.Registered, fmt.Sprintf("b%d", k))
 	}
