@@ -226,6 +226,17 @@ func (f *serveFlags) check() error {
 	if len(f.nsid) > 255 {
 		return fmt.Errorf("--nsid: it has %d octets; allowed are 255", len(f.nsid)) // one TXT string (RFC 1035 section 3.3)
 	}
+	if err := f.checkAddresses(); err != nil {
+		return err
+	}
+	if err := f.etcd.check(f.store); err != nil {
+		return err
+	}
+	return f.checkAccess()
+}
+
+// checkAddresses returns the first mistake in what is listened on.
+func (f *serveFlags) checkAddresses() error {
 	if len(f.dns) == 0 {
 		return errors.New("--dns: give at least one address")
 	}
@@ -246,14 +257,9 @@ func (f *serveFlags) check() error {
 		return err
 	}
 	if f.metrics != "" {
-		if err := checkAddress("--metrics", f.metrics); err != nil {
-			return err
-		}
+		return checkAddress("--metrics", f.metrics)
 	}
-	if err := f.etcd.check(f.store); err != nil {
-		return err
-	}
-	return f.checkAccess()
+	return nil
 }
 
 func checkAddress(flag, address string) error {
