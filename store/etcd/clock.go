@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"slices"
 	"time"
 
 	"github.com/rosterdns/roster/store"
@@ -104,11 +105,11 @@ func (t *ticks) compare(server string, s stamp, age time.Duration) (most time.Du
 		a.most += time.Duration(float64(age-a.found) * rateMost)
 		a.found = age
 	}
-	for k := len(t.sent) - 1; k >= 0; k-- {
-		if r := t.sent[k].revision; r == 0 || r > s.seen {
+	for _, sent := range slices.Backward(t.sent) {
+		if sent.revision == 0 || sent.revision > s.seen {
 			continue
 		}
-		if by := s.age - t.sent[k].age; a == nil {
+		if by := s.age - sent.age; a == nil {
 			a = &apart{most: by, found: age}
 			t.apart[server] = a
 		} else {

@@ -54,10 +54,10 @@ func (k keys) parseInstance(key string) (place, bool) {
 	return place{service, label}, ok && both
 }
 
-func (k keys) parseBatch(key string) (server string, ok bool) {
-	rest, ok := strings.CutPrefix(key, k.renewals)
-	server, _, both := strings.Cut(rest, "/")
-	return server, ok && both
+// writerOf returns the server whose batch a key is.
+func (k keys) writerOf(key string) string {
+	server, _, _ := strings.Cut(strings.TrimPrefix(key, k.renewals), "/")
+	return server
 }
 
 // stamp says when something was written: on the writer's lease clock, on its clock

@@ -194,7 +194,7 @@ func (s *Store) read(ctx context.Context) (*state, error) {
 		return st, err
 	}
 	for _, p := range st.servers {
-		st.shown = max(st.shown, p.tick.at)
+		st.shown = max(st.shown, p.at)
 	}
 	return st, nil
 }
@@ -271,7 +271,7 @@ func (st *state) takeInstance(k keys) func(*mvccpb.KeyValue) error {
 func (st *state) takeBatch(k keys) func(*mvccpb.KeyValue) error {
 	return func(kv *mvccpb.KeyValue) error {
 		key := string(kv.Key)
-		server, _ := k.parseBatch(key)
+		server := k.writerOf(key)
 		s, leases, err := parseBatch(key, kv.Value)
 		if err != nil {
 			return err
@@ -378,5 +378,6 @@ func (s *Store) resync(ctx context.Context) error {
 		}
 	}
 	s.replica.Reset(ctx, restored, st.revision)
+	s.note(nil)
 	return nil
 }

@@ -224,10 +224,5 @@ func (s *Store) send(ctx context.Context, w *writing) {
 func (s *Store) isBack(n uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for k := len(s.ticks.sent) - 1; k >= 0; k-- {
-		if s.ticks.sent[k].n == n {
-			return s.ticks.sent[k].revision != 0
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.ticks.sent, func(t sentTick) bool { return t.n == n && t.revision != 0 })
 }

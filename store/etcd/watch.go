@@ -244,7 +244,7 @@ func (t *taker) apply() {
 
 // batch takes in a batch of renewals.
 func (t *taker) batch(key string, e *clientv3.Event) error {
-	server, _ := t.keys.parseBatch(key)
+	server := t.keys.writerOf(key)
 	if e.Type != clientv3.EventTypePut {
 		t.mu.Lock()
 		defer t.mu.Unlock()
