@@ -77,8 +77,10 @@ func (s *Store) commit(ctx context.Context, e *store.Event) error {
 		// short rest, too, where errors come at once.
 		select {
 		case revision := <-seen:
-			e.Stamp(revision)
-			return nil
+			if revision != 0 {
+				e.Stamp(revision)
+				return nil
+			}
 		case <-time.After(tickTime):
 		case <-s.isCut():
 			return s.outOfReach()
@@ -97,12 +99,12 @@ func final(err error) bool {
 }
 
 // expect returns a number for a change, and where its revision comes once it has
-// been applied.
+// been applied; before that, a 0 where all has been read again.
 func (s *Store) expect() (n uint64, seen chan store.Revision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.changes++
-	seen = make(chan store.Revision, 1)
+	seen = make(chan store.Revision, 2)
 	s.waiting[s.changes] = seen
 	return s.changes, seen
 }
@@ -150,7 +152,12 @@ func (s *Store) try(ctx context.Context, e *store.Event, n uint64, seen <-chan s
 		}
 		select {
 		case revision := <-seen:
-			return true, revision, nil
+			if revision == 0 && resp.Succeeded && s.hasSeen(resp.Header.Revision) {
+				revision = s.revisionOf(resp.Header.Revision)
+			}
+			if revision != 0 {
+				return true, revision, nil
+			}
 		case <-later:
 		case <-s.isCut():
 			return false, 0, s.outOfReach()
@@ -258,5 +265,12 @@ func (s *Store) settled(ctx context.Context) {
 func (s *Store) hasSeen(revision int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.seen >= revision
+	return s.seen >= revision && !s.applying
+}
+
+// revisionOf returns what the registry calls a revision of etcd.
+func (s *Store) revisionOf(revision int64) store.Revision {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.base + store.Revision(revision)
 }

@@ -370,6 +370,7 @@ func (s *Store) resync(ctx context.Context) error {
 		}
 	}
 	s.mu.Lock()
+	s.applying = true
 	restored := s.adopt(st)
 	s.mu.Unlock()
 	for k := range restored {
@@ -378,6 +379,15 @@ func (s *Store) resync(ctx context.Context) error {
 		}
 	}
 	s.replica.Reset(ctx, restored, st.revision)
-	s.note(nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.applying, s.why = false, nil
+	close(s.advanced)
+	s.advanced = make(chan struct{})
+	for _, seen := range s.waiting {
+		if len(seen) == 0 {
+			seen <- 0 // what it waits for may have been among what was read
+		}
+	}
 	return nil
 }
