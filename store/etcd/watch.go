@@ -129,6 +129,9 @@ func (s *Store) takeIn(ctx context.Context, events []*clientv3.Event) error {
 			return err
 		}
 	}
+	if err := t.whole(nil); err != nil {
+		return err
+	}
 	t.apply()
 	if len(events) == 0 {
 		return nil
@@ -161,8 +164,20 @@ type taker struct {
 	back     []sentTick
 }
 
+// whole returns an error where an instance's key was written, and nothing that
+// says how, before what comes next: roster does not do that.
+func (t *taker) whole(next *clientv3.Event) error {
+	if i := t.instance; i != nil && (next == nil || next.Kv.ModRevision != i.Kv.ModRevision) {
+		return fmt.Errorf("%w: %s was written alone", errMissed, i.Kv.Key)
+	}
+	return nil
+}
+
 // take takes one event in. Changes are put off, to be applied together.
 func (t *taker) take(e *clientv3.Event) error {
+	if err := t.whole(e); err != nil {
+		return err
+	}
 	key := string(e.Kv.Key)
 	switch {
 	case strings.HasPrefix(key, t.keys.instances):
