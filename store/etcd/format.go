@@ -204,6 +204,7 @@ func (k keys) parseChange(value []byte) (change, error) {
 	r := newReader(k.changed, value)
 	c := change{stamp: r.stamp(), server: r.text(), n: r.number(), kind: store.Kind(r.number()), checked: r.number() == 1,
 		at: place{r.text(), r.text()}, end: r.instant()}
+	r.bad = r.bad || c.kind < store.Registered || c.kind > store.Expired
 	return c, r.end(k.changed)
 }
 
@@ -256,6 +257,7 @@ func parseBatch(key string, value []byte) (s stamp, leases []renewed, err error)
 	r := newReader(key, value)
 	s = r.stamp()
 	n, last := r.number(), int64(0)
+	r.bad = r.bad || n > uint64(len(r.rest))
 	for range min(n, uint64(len(r.rest))) {
 		last += int64(r.number())
 		leases = append(leases, renewed{last, s.at + store.Instant(r.number())*unit})

@@ -67,6 +67,29 @@ func TestDamagedValues(t *testing.T) {
 	}
 }
 
+// Values that are whole and make no sense are not taken either.
+func TestValuesWithoutSense(t *testing.T) {
+	t.Parallel()
+	const by = "\x01\x01\x01" // a stamp
+	for name, c := range map[string]struct{ key, inside, sense string }{
+		"change": {"/roster/changed", by + "\x01a\x01\x00\x00\x03web\x011\x05", by + "\x01a\x01\x01\x00\x03web\x011\x05"}, // of no kind
+		"kind":   {"/roster/changed", by + "\x01a\x01\x06\x00\x03web\x011\x05", by + "\x01a\x01\x05\x00\x03web\x011\x05"}, // of one that there is not
+		"batch":  {"/roster/renewals/0123456789abcdef/000000000000012c", by + "\x05", by + "\x00"},                        // of five leases
+	} {
+		for _, f := range formats(t) {
+			if f.Key != c.key {
+				continue
+			}
+			if _, err := f.Parse(f.Key, []byte(etcd.Seal(f.Key, []byte(c.sense)))); err != nil {
+				t.Errorf("%s: what makes sense is refused: %v", name, err)
+			}
+			if _, err := f.Parse(f.Key, []byte(etcd.Seal(f.Key, []byte(c.inside)))); err == nil {
+				t.Errorf("%s: it is taken", name)
+			}
+		}
+	}
+}
+
 // Whatever is in a value that has the right checksum, it is refused or makes
 // sense: put together and taken apart again it is the same.
 func FuzzValues(f *testing.F) {
