@@ -140,12 +140,12 @@ func (l *Lease) set(end Instant, length time.Duration, cached Instant) Instant {
 	}
 }
 
-// extend moves the end to at least the given moment.
-func (l *Lease) extend(end Instant) {
+// extend moves the end to at least the given moment, and returns the old one.
+func (l *Lease) extend(end Instant) (old Instant) {
 	for {
 		old := l.End()
 		if end <= old || l.end.CompareAndSwap(int64(old), int64(end)) {
-			return
+			return old
 		}
 	}
 }

@@ -167,6 +167,7 @@ func (r *Registry) restore(into map[*service]*View, i *Instance, end Instant) *L
 	switch {
 	case end != 0:
 		l.end.Store(int64(end))
+		r.deadlines.schedule(l, end) // it may be well before that of a fresh one
 		if i.Leaving {
 			r.drains.add(r, l)
 		}

@@ -161,13 +161,11 @@ func (p *Replica) Extend(leases []Renewal) {
 
 // heard extends a lease because another server has heard from the instance.
 func (r *Registry) heard(l *Lease, end Instant) {
-	old := l.End()
-	if end <= old {
+	if end <= l.End() {
 		return
 	}
 	l.elsewhere.Store(true)
-	l.extend(end)
-	if old == ended { // it was to be removed, which cannot work any more
+	if l.extend(end) == ended { // it was to be removed, which cannot work any more
 		r.deadlines.schedule(l, end)
 	}
 }
