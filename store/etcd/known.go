@@ -1,6 +1,10 @@
 package etcd
 
-import "github.com/rosterdns/roster/store"
+import (
+	"time"
+
+	"github.com/rosterdns/roster/store"
+)
 
 // known is what a store knows of what is in etcd beyond what the registry does.
 // It is guarded by the mu of its store.
@@ -15,8 +19,27 @@ type instance struct {
 	place
 	created, modified int64 // etcd's revisions
 	revision          store.Revision
+	length            time.Duration // of its lease: see lengthOf
 	end               store.Instant // the last that any server has said
 	batch             *batch        // the one that says so; nil: the key itself
+}
+
+// lengthOf returns how long a renewal makes the lease of an instance; 0 and less
+// where none moves its end.
+func lengthOf(in *store.Instance) time.Duration {
+	if in.Leaving {
+		return -1
+	}
+	return in.TTL
+}
+
+// until returns the end of the lease after a renewal that was written at a moment.
+// It may be of a time when the lease was longer: whoever wrote it did not know yet.
+func (i *instance) until(at, end store.Instant) store.Instant {
+	if i.length <= 0 {
+		return i.end
+	}
+	return min(end, at.Add(i.length))
 }
 
 // batch is a batch of renewals. It is needed for as long as it is the last that
@@ -30,18 +53,23 @@ func newKnown() known {
 	return known{map[place]*instance{}, map[int64]*instance{}, map[string]*batch{}}
 }
 
-// put takes in that an instance's key has been written.
-func (k *known) put(at place, created, modified int64, revision store.Revision, end store.Instant) {
+// put takes in that an instance's key has been written. Where the lease has got
+// another length, only what is in the key counts: it may end earlier now.
+func (k *known) put(at place, created, modified int64, revision store.Revision, end store.Instant, length time.Duration) {
 	i := k.instances[at]
 	if i != nil && i.created != created {
 		k.remove(at)
 		i = nil
 	}
 	if i == nil {
-		i = &instance{place: at, created: created}
+		i = &instance{place: at, created: created, length: length}
 		k.instances[at], k.created[created] = i, i
 	}
 	i.modified, i.revision = modified, revision
+	if i.length != length {
+		k.unneed(i)
+		i.length, i.end = length, end
+	}
 	k.renew(i, end, nil)
 }
 

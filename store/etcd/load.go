@@ -262,7 +262,7 @@ func (st *state) takeInstance(k keys) func(*mvccpb.KeyValue) error {
 			in.end = st.floor.Add(st.freshLength(in.Instance))
 		}
 		in.Revision = st.base + store.Revision(kv.ModRevision)
-		st.known.put(at, kv.CreateRevision, kv.ModRevision, in.Revision, in.end)
+		st.known.put(at, kv.CreateRevision, kv.ModRevision, in.Revision, in.end, lengthOf(in.Instance))
 		st.stored[at] = in.Instance
 		return nil
 	}
@@ -283,8 +283,8 @@ func (st *state) takeBatch(k keys) func(*mvccpb.KeyValue) error {
 			return nil
 		}
 		for _, l := range leases {
-			if i := st.known.created[l.created]; i != nil && i.end != store.Never && !st.stored[i.place].Leaving {
-				st.known.renew(i, l.end, b)
+			if i := st.known.created[l.created]; i != nil {
+				st.known.renew(i, i.until(s.at, l.end), b)
 			}
 		}
 		return nil

@@ -222,7 +222,7 @@ func (t *taker) change(e *clientv3.Event) error {
 		}
 		event.After = in.Instance
 		event.After.Revision = event.Revision
-		t.known.put(c.at, i.Kv.CreateRevision, i.Kv.ModRevision, event.Revision, c.end)
+		t.known.put(c.at, i.Kv.CreateRevision, i.Kv.ModRevision, event.Revision, c.end, lengthOf(in.Instance))
 	} else {
 		event.Before = &store.Instance{Service: c.at.service, Label: c.at.label} // apply knows the rest
 		t.known.remove(c.at)
@@ -285,9 +285,10 @@ func (t *taker) renewals(key, server string, s stamp, leases []renewed) (news []
 		if i == nil {
 			continue // it is gone
 		}
-		t.known.renew(i, l.end, b)
-		if server != t.id {
-			news = append(news, store.Renewal{Service: i.service, Label: i.label, End: t.here(server, s, i.place, l.end)})
+		end := i.until(s.at, l.end)
+		t.known.renew(i, end, b)
+		if server != t.id && i.length > 0 {
+			news = append(news, store.Renewal{Service: i.service, Label: i.label, End: t.here(server, s, i.place, end)})
 		}
 	}
 	return news
