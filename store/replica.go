@@ -170,6 +170,13 @@ func (r *Registry) heard(l *Lease, end Instant) {
 	}
 }
 
+// Lasts reports whether the lease of an instance still lasts: it may have been
+// extended since it was judged.
+func (p *Replica) Lasts(i *Instance) bool {
+	m, ok := p.member(slot{i.Service, i.Label})
+	return ok && m.Lease.lasts(p.Now())
+}
+
 // Set has the lease clock show a moment, before it goes.
 func (p *Replica) Set(to Instant) { p.clock.set(to) }
 

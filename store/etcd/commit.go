@@ -125,6 +125,11 @@ func (s *Store) try(ctx context.Context, e *store.Event, n uint64, seen <-chan s
 	if err != nil {
 		return false, 0, err
 	}
+	if e.Kind == store.Expired && s.replica.Lasts(e.Before) {
+		// Since it was judged, another server's renewal has come, which the
+		// condition takes for seen.
+		return false, 0, fmt.Errorf("%s: %w", e.Instance(), store.ErrConflict)
+	}
 	lasted := s.lasted(placeOf(e))
 	asking, cancel := context.WithTimeout(ctx, txnTime)
 	defer cancel()
