@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -57,7 +58,7 @@ func placeOf(e *store.Event) place { return place{e.Instance().Service, e.Instan
 func (s *Store) commit(ctx context.Context, e *store.Event) error {
 	n, seen := s.expect()
 	defer s.expectNoMore(n)
-	begin := s.replica.Age()
+	begin, rest := s.replica.Age(), time.Millisecond
 	for tried := false; ; tried = true {
 		done, revision, err := s.try(ctx, e, n, seen)
 		switch {
@@ -65,6 +66,14 @@ func (s *Store) commit(ctx context.Context, e *store.Event) error {
 			e.Stamp(revision)
 			return nil
 		case errors.Is(err, errUnseen):
+			if s.replica.Age()-begin > 5*txnTime {
+				return fmt.Errorf("%s: %w", e.Instance(), store.ErrConflict) // others get their turn
+			}
+			// Not all at once again and again: that keeps etcd from what is waited for.
+			if !pause(ctx, rand.N(rest)) {
+				return fmt.Errorf("%w: %w", store.ErrNotDurable, ctx.Err())
+			}
+			rest = min(2*rest, tickTime/2)
 			continue
 		case tried && errors.Is(err, store.ErrNotDurable):
 			return s.outOfReach() // the first may have worked
@@ -201,8 +210,11 @@ func (s *Store) transaction(e *store.Event, n uint64) ([]clientv3.Cmp, []clientv
 	conditions := []clientv3.Cmp{condition}
 	if e.Kind == store.Expired {
 		// And nobody may have written a renewal that has not been seen here: each
-		// comes with a tick.
-		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(s.keys.servers), "<", s.seen+1).WithPrefix())
+		// comes with a tick. What this server has written itself it knows.
+		own, end := s.keys.server(s.id), clientv3.GetPrefixRangeEnd(s.keys.servers)
+		conditions = append(conditions,
+			clientv3.Compare(clientv3.ModRevision(s.keys.servers), "<", s.seen+1).WithRange(own),
+			clientv3.Compare(clientv3.ModRevision(own+"\x00"), "<", s.seen+1).WithRange(end))
 	}
 	op := clientv3.OpDelete(key)
 	if e.After != nil {
