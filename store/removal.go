@@ -44,7 +44,7 @@ func (r *Registry) deregister(ctx context.Context, at slot, id string) (Removal,
 	}
 	// Read after the view without it was published: see View.HandOut.
 	now := r.Now()
-	safe := max(now, min(present.Lease.End(), r.cachedUntil(home)))
+	safe := max(now, min(r.lastsUntil(present.Lease), r.cachedUntil(home)))
 	return Removal{events[0].Revision, r.Wall(safe)}, nil
 }
 

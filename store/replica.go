@@ -241,8 +241,18 @@ func (r *Registry) setEnd(at slot, e *Event) {
 		return
 	}
 	if v := r.Service(at.service); v != nil {
-		e.End = max(e.End, min(old, r.cachedUntil(v.home)))
+		e.End = max(e.End, min(r.lastsUntil(m.Lease), r.cachedUntil(v.home)))
 	}
+}
+
+// lastsUntil returns until when a lease lasts at most. Another server may have
+// just renewed it, and answer by that, before it is known here.
+func (r *Registry) lastsUntil(l *Lease) Instant {
+	end, length := l.End(), time.Duration(l.length.Load())
+	if r.shared == nil || length <= drainLength || r.shared.Alone() {
+		return end
+	}
+	return max(end, endAt(r.Now(), length))
 }
 
 // cover returns once all servers know until when a lease lasts.
