@@ -101,6 +101,12 @@ func (t *ticks) back(n uint64, revision int64) (sentTick, bool) {
 // much its Age can be above ours at most; not ok where nothing is known about that.
 func (t *ticks) compare(server string, s stamp, age time.Duration) (most time.Duration, ok bool) {
 	a := t.apart[server]
+	if a != nil && s.age-age > a.most {
+		// It was written before it came, so that the bound is wrong: our host was
+		// suspended, and its monotonic clock stood.
+		a = nil
+		delete(t.apart, server)
+	}
 	if a != nil {
 		a.most += time.Duration(float64(age-a.found) * rateMost)
 		a.found = age
