@@ -86,6 +86,9 @@ func (r *Registry) renew(l *Lease, now Instant) bool {
 	if !l.renew(now) {
 		return false
 	}
+	if r.shared != nil {
+		l.others.Store(!r.shared.Alone())
+	}
 	shard := &r.counts.renewed[uint64(now)>>4%renewalShards] // the clock is as good as chance
 	length := l.length.Load()
 	if length == int64(drainLength) {

@@ -38,9 +38,9 @@ type Lease struct {
 	slot   slot         // whose lease it is
 	index  int32        // its place in the deadlines, -1: none; guarded by their mu
 
-	// elsewhere: another server has heard from the instance last. What is known
+	// others: other servers may have heard from the instance since. What is known
 	// of the end here is the earliest that it can be.
-	elsewhere atomic.Bool
+	others atomic.Bool
 }
 
 // slot is the place of an instance in the registry: no two instances of a
@@ -85,20 +85,20 @@ func (l *Lease) TTL(now Instant, limit uint32) uint32 {
 	return uint32(min(max(left, 0), int64(limit)))
 }
 
-// ownTime is for how long after the end of a lease, as it is known here, it is
-// left to the server that has heard from the instance to judge it, and for how
-// long a heartbeat still counts: it need not have come too late.
+// ownTime is how long after the end of a lease, as it is known here, it is judged
+// where there are other servers: one of them may have heard from the instance in
+// time, and that is on its way. For as long a heartbeat still counts.
 const ownTime = time.Second
 
 // lasts reports whether a heartbeat at now counts.
 func (l *Lease) lasts(now Instant) bool {
 	end := l.End()
-	return now < end || l.elsewhere.Load() && end != ended && now < end.Add(ownTime)
+	return now < end || l.others.Load() && end != ended && now < end.Add(ownTime)
 }
 
 // due returns when the lease is to be judged.
 func (l *Lease) due() Instant {
-	if end := l.End(); !l.elsewhere.Load() || end == ended {
+	if end := l.End(); !l.others.Load() || end == ended {
 		return end
 	}
 	return l.End().Add(ownTime)
@@ -114,9 +114,6 @@ func (l *Lease) renew(now Instant) bool {
 		}
 		end := endAt(now, time.Duration(l.length.Load()))
 		if end <= old && old > now || l.end.CompareAndSwap(int64(old), int64(end)) {
-			if l.elsewhere.Load() {
-				l.elsewhere.Store(false)
-			}
 			return true
 		}
 	}

@@ -473,7 +473,7 @@ func (b *batch) apply(e *Event) {
 				end = endAt(b.Now(), i.leaseLength())
 			}
 			before := old.Lease.set(end, i.leaseLength(), b.cachedUntil(s))
-			old.Lease.elsewhere.Store(e.Elsewhere)
+			old.Lease.others.Store(!b.alone())
 			b.changed = append(b.changed, changedLease{old.Lease, s, before})
 		} else if e.Elsewhere {
 			b.heard(old.Lease, e.End)
@@ -484,7 +484,7 @@ func (b *batch) apply(e *Event) {
 		l := b.grant(i)
 		if e.End != 0 {
 			l.end.Store(int64(e.End))
-			l.elsewhere.Store(e.Elsewhere)
+			l.others.Store(!b.alone())
 			b.deadlines.schedule(l, e.End)
 		}
 		v.put(Member{i, l})

@@ -82,7 +82,7 @@ func (p *Replica) MaxTTL() time.Duration { return p.cfg.MaxTTL }
 // says that another server may have heard from it later. It is called before
 // Start returns.
 func (p *Replica) Restore(i *Instance, end Instant, others bool) {
-	p.restore(p.restored, i, end).elsewhere.Store(others)
+	p.restore(p.restored, i, end).others.Store(others)
 }
 
 // Apply makes changes visible that have been committed, here or elsewhere. It
@@ -164,7 +164,7 @@ func (r *Registry) heard(l *Lease, end Instant) {
 	if end <= l.End() {
 		return
 	}
-	l.elsewhere.Store(true)
+	l.others.Store(true)
 	if l.extend(end) == ended { // it was to be removed, which cannot work any more
 		r.deadlines.schedule(l, end)
 	}
@@ -207,6 +207,9 @@ func (p *Replica) Stood(d time.Duration) {
 	p.clock.counts.stood.Add(int64(d))
 }
 
+// alone reports whether no other server hears from instances.
+func (r *Registry) alone() bool { return r.shared == nil || r.shared.Alone() }
+
 // shareTime is how long it takes at most until no other server hands out what was
 // there when a change was decided: the change is written, and is known where what
 // is there counts as confirmed; and one second more.
@@ -217,7 +220,7 @@ const shareTime = 5 * time.Second
 // is not known here; they keep to the ends of leases and to MaxTTL.
 func (r *Registry) cachedUntil(s *service) Instant {
 	cached := Instant(s.cached.Load())
-	if r.shared != nil && !r.shared.Alone() {
+	if !r.alone() {
 		return max(cached, r.Now().Add(r.cfg.MaxTTL+shareTime))
 	}
 	return cached
@@ -249,7 +252,7 @@ func (r *Registry) setEnd(at slot, e *Event) {
 // just renewed it, and answer by that, before it is known here.
 func (r *Registry) lastsUntil(l *Lease) Instant {
 	end, length := l.End(), time.Duration(l.length.Load())
-	if r.shared == nil || length <= drainLength || r.shared.Alone() {
+	if length <= drainLength || r.alone() {
 		return end
 	}
 	return max(end, endAt(r.Now(), length))

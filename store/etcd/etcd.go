@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -92,6 +93,7 @@ type Store struct {
 	running sync.WaitGroup
 	wake    chan struct{} // has room for one: there is something to write
 
+	others   atomic.Int64 // how many other servers there are
 	mu       sync.Mutex
 	closed   bool             // guarded by mu, as is all that follows
 	known    known            // what is in etcd, as far as it has been seen

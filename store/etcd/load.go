@@ -330,6 +330,7 @@ func (s *Store) readServers(ctx context.Context, at int64) (map[string]*peer, er
 // with the ends of their leases. The caller holds mu.
 func (s *Store) adopt(st *state) (restored []store.Restored) {
 	s.known, s.base, s.seen, s.servers = st.known, st.base, st.at, st.servers
+	s.others.Store(int64(len(s.servers)))
 	s.setBack = false
 	for at, i := range st.stored {
 		restored = append(restored, store.Restored{Instance: i, End: st.known.instances[at].end})

@@ -32,6 +32,7 @@ func (s *Store) hearFrom(id string, t tick) {
 	if p == nil {
 		p = &peer{since: age, from: t.age}
 		s.servers[id] = p
+		s.others.Store(int64(len(s.servers)))
 	}
 	p.tick, p.heard = t, age
 	if passed := age - p.since; passed >= rateTime {
@@ -65,9 +66,7 @@ func (s *Store) cleans(server string) bool {
 
 // Alone implements [store.Shared].
 func (s *Store) Alone() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.servers) == 0
+	return s.others.Load() == 0
 }
 
 // Judges implements [store.Shared]: for each instance the servers are in another

@@ -301,6 +301,7 @@ func (t *taker) tick(key string, e *clientv3.Event) error {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		delete(t.servers, id)
+		t.others.Store(int64(len(t.servers)))
 		delete(t.ticks.apart, id)
 		return nil
 	}
