@@ -62,8 +62,8 @@ type sentTick struct {
 type apart struct {
 	most  time.Duration // by how much its Age can be above ours at most
 	found time.Duration // the Age at which that was found out
-	lead  time.Duration // by how much its lease clock was ahead at least, when ours last went
-	led   bool          // lead is known
+	stood time.Duration // by how much its lease clock was behind its Age, when ours last went
+	known bool          // stood is
 }
 
 // owed is a lease of which another server has said, while our lease clock did not
@@ -192,7 +192,7 @@ func (s *Store) follow(server string, by stamp) {
 	if s.isGoing() {
 		s.replica.Advance(by.at)
 		if ok {
-			a.lead, a.led = by.at.Sub(s.replica.Now()), true
+			a.stood, a.known = by.stood(), true
 		}
 		return
 	}
@@ -208,14 +208,19 @@ func (s *Store) follow(server string, by stamp) {
 		return
 	}
 	// Ours goes on as if it had not stood, but for what the other stood as well:
-	// it was ahead by lead at least, and is now by no more than what follows.
-	lead := -lateTime
-	if a.led {
-		lead = a.lead
+	// so they are to each other as before.
+	ours := age - s.ticks.until
+	if a.known {
+		s.goOn(now.Add(min(max(ours-(by.stood()-a.stood), 0), ours)))
+		return
 	}
-	stood := by.at.Add(late).Sub(now) - lead
-	s.goOn(now.Add(min(max(stood, 0), age-s.ticks.until)))
+	// The other was not there before. It is no further than this.
+	s.goOn(now.Add(min(max(by.at.Add(late+lateTime).Sub(now), 0), ours)))
 }
+
+// stood is by how much the writer's lease clock was behind its Age, and so, but
+// for where it began, how long it had stood.
+func (s stamp) stood() time.Duration { return s.age - time.Duration(s.at) }
 
 // goOn lets the lease clock go again, from a moment on, because the last tick
 // that has come back confirms what is here.
