@@ -90,8 +90,11 @@ func (c chaos) run(t *testing.T, h *hosts, hist *history, rnd *rand.Rand) {
 		heal := one.do()
 		pause(ctx, holds)
 		heal()
-		if one.stops > 0 {
-			hist.note(func() { hist.holds = append(hist.holds, hold{one.stops - 1, since, time.Now()}) })
+		if until := time.Now(); one.stops > 0 {
+			if one.kind == unplugged { // what was sent is sent again, after twice as long each time
+				until = until.Add(until.Sub(since))
+			}
+			hist.note(func() { hist.holds = append(hist.holds, hold{one.stops - 1, since, until}) })
 		}
 		pause(ctx, c.pause)
 	}

@@ -17,7 +17,7 @@ type mishap struct {
 	kind  string
 	where string
 	do    func() (heal func())
-	stops int // the server that does not run meanwhile, from 1; 0: none
+	stops int // the server that takes nothing in meanwhile, from 1; 0: none
 }
 
 func (m mishap) String() string { return m.kind + " " + m.where }
@@ -53,7 +53,7 @@ func (h *hosts) mishaps(t *testing.T, rnd *rand.Rand) []mishap {
 		mishap{kind: "member cut off from the other members:", where: m.client, do: cut(between([]*node{m.node}, members)...)},
 		mishap{kind: "members cut off from each other", do: cut(onceEach(members)...)},
 		mishap{kind: "servers cut off from etcd", do: cut(between(servers, members)...)},
-		mishap{kind: "server's plug pulled:", where: s.name, do: func() func() { return h.net.unplug(s.node) }},
+		mishap{kind: unplugged, where: s.name, do: func() func() { return h.net.unplug(s.node) }, stops: at + 1},
 		mishap{kind: "member's network is slow:", where: m.client, do: func() func() { return h.net.slow(m.node) }},
 	)
 }
@@ -110,6 +110,8 @@ func (h *hosts) downLeader(t *testing.T, other *member) (heal func()) {
 	}
 	return other.down(t)
 }
+
+const unplugged = "server's plug pulled:"
 
 // hold stops a process, which goes on when it is healed.
 func (p *process) hold() (heal func()) {

@@ -28,6 +28,7 @@ type leaseholder struct {
 type renewal struct {
 	begin, end time.Time
 	expires    time.Time // as the reply has it; where there was none, the latest that it can be
+	lost       *server   // it has not answered
 }
 
 // until returns the end that the lease can have had at the most at a moment: as
@@ -43,6 +44,25 @@ func (l *leaseholder) until(moment time.Time) (end time.Time) {
 	return end
 }
 
+// stop is when a server did not run.
+type stop struct {
+	server     *server
+	begin, end time.Time
+}
+
+// late puts off the ends of leases whose heartbeat was in the sockets of a server
+// that was stopped: it took that in when it ran again.
+func (l *leaseholder) late(stops []stop) {
+	for k := range l.sent {
+		r := &l.sent[k]
+		for _, s := range stops {
+			if r.lost == s.server && s.begin.Before(r.end) && s.end.After(r.begin) {
+				r.expires = s.end.Add(takenIn + l.ttl)
+			}
+		}
+	}
+}
+
 // renew registers the instance, or sends a heartbeat.
 func (l *leaseholder) renew(s *server, path, body string) {
 	r := renewal{begin: time.Now()}
@@ -56,6 +76,8 @@ func (l *leaseholder) renew(s *server, path, body string) {
 	r.end = time.Now()
 	r.expires = r.end.Add(l.ttl)
 	switch {
+	case err != nil:
+		r.lost = s
 	case err == nil && status == http.StatusNotFound:
 		r.expires = r.begin // it is gone, and stays so
 	case err == nil && status < 300 && json.Unmarshal(b, &reply) == nil:
@@ -109,8 +131,11 @@ func TestEtcdTTLs(t *testing.T) {
 			}
 		}
 	})
-	h.disturb(ctx, rnd, a, b)
+	stops := h.disturb(ctx, rnd, a, b)
 	g.Wait()
+	for _, l := range holders {
+		l.late(stops)
+	}
 	judgeTTLs(t, samples, h.extensions(t)-before)
 	h.healthy(t, h.goroutines())
 }
@@ -154,10 +179,10 @@ func (l *leaseholder) live(ctx context.Context, rnd *rand.Rand, a, c *server) {
 }
 
 // disturb has either server stopped or cut off, or neither, until ctx is done.
-func (h *hosts) disturb(ctx context.Context, rnd *rand.Rand, servers ...*server) {
+func (h *hosts) disturb(ctx context.Context, rnd *rand.Rand, servers ...*server) (stops []stop) {
 	for n := 0; pause(ctx, 500*time.Millisecond); n++ {
 		s := servers[rnd.IntN(len(servers))]
-		heal := func() {}
+		heal, begin := func() {}, time.Now()
 		switch {
 		case n%2 == 0:
 			heal = s.program.Load().hold()
@@ -170,7 +195,11 @@ func (h *hosts) disturb(ctx context.Context, rnd *rand.Rand, servers ...*server)
 		}
 		pause(ctx, 500*time.Millisecond+time.Duration(rnd.Int64N(int64(most))))
 		heal()
+		if n%2 == 0 {
+			stops = append(stops, stop{s, begin, time.Now()})
+		}
 	}
+	return stops
 }
 
 // extensions returns by how much stalls have extended all leases: on each server,

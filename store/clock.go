@@ -74,6 +74,18 @@ func (c *clock) windUntil(until time.Duration) {
 	}
 }
 
+// goOn lets the clock go until a moment of the one that it follows, and ahead of
+// that by so much, but not back.
+func (c *clock) goOn(ahead, until time.Duration) {
+	for {
+		w, real := c.wound.Load(), c.real()
+		now, _ := w.at(real)
+		if real >= until || c.wound.CompareAndSwap(w, &winding{real, max(now, Instant(real+ahead)), until - real}) {
+			return
+		}
+	}
+}
+
 // advance puts the clock forward.
 func (c *clock) advance(to Instant) {
 	for {

@@ -183,6 +183,18 @@ func (p *Replica) Set(to Instant) { p.clock.set(to) }
 // Confirm says that what is here is confirmed until an Age, and has the lease
 // clock go until then. It never takes anything back.
 func (p *Replica) Confirm(until time.Duration) {
+	p.clock.windUntil(until)
+	p.confirm(until)
+}
+
+// GoOn is Confirm where the lease clock has stood: it shows the Age, and ahead
+// more, from now on, but never goes back.
+func (p *Replica) GoOn(ahead, until time.Duration) {
+	p.clock.goOn(ahead, until)
+	p.confirm(until)
+}
+
+func (p *Replica) confirm(until time.Duration) {
 	for {
 		old := p.Registry.confirmed.Load()
 		if int64(until) <= old {
@@ -192,7 +204,6 @@ func (p *Replica) Confirm(until time.Duration) {
 			break
 		}
 	}
-	p.clock.windUntil(until)
 	if !p.once.Swap(true) {
 		close(p.confirmed)
 	}

@@ -67,10 +67,12 @@ type apart struct {
 }
 
 // owed is a lease of which another server has said, while our lease clock did not
-// go, until which Age of ours it lasts at least.
+// go, until when it lasts.
 type owed struct {
 	place
-	end time.Duration
+	server string
+	by     stamp
+	end    store.Instant
 }
 
 // keptTicks are enough for what others have seen lately.
@@ -147,16 +149,10 @@ func (s *Store) here(server string, by stamp, at place, end store.Instant) store
 	if end == store.Never {
 		return end
 	}
-	age := s.endOf(server, by, end)
 	if !s.isGoing() {
-		s.ticks.owed = append(s.ticks.owed, owed{at, age})
+		s.ticks.owed = append(s.ticks.owed, owed{at, server, by, end})
 	}
-	return s.instant(age)
-}
-
-// instant returns what our lease clock will show at an Age, if it goes until then.
-func (s *Store) instant(age time.Duration) store.Instant {
-	return s.replica.Now().Add(age - s.replica.Age())
+	return s.replica.Now().Add(s.endOf(server, by, end) - s.replica.Age())
 }
 
 // isGoing reports whether the lease clock goes and is right.
@@ -179,7 +175,7 @@ func (s *Store) confirm(t sentTick, others bool) {
 		s.ticks.probe = &t
 	}
 	if !others || t.age-s.ticks.probe.age >= aloneTime {
-		s.goOn(s.replica.Now())
+		s.goOn(time.Duration(s.replica.Now()) - age)
 	}
 }
 
@@ -204,45 +200,42 @@ func (s *Store) follow(server string, by stamp) {
 		if late > lateTime && age-s.ticks.probe.age < aloneTime {
 			return // there will be a better one
 		}
-		s.goOn(by.at.Add(late - lateTime)) // what was read has been made shorter by that
+		s.goOn(time.Duration(by.at) + late - lateTime - age) // what was read has been made shorter by that
 		return
 	}
 	// Ours goes on as if it had not stood, but for what the other stood as well:
 	// so they are to each other as before.
 	ours := age - s.ticks.until
+	makesUp := by.at.Add(late + lateTime).Sub(now) // to where the other is at most, if it was not there before
 	if a.known {
-		s.goOn(now.Add(min(max(ours-(by.stood()-a.stood), 0), ours)))
-		return
+		makesUp = ours - (by.stood() - a.stood)
 	}
-	// The other was not there before. It is no further than this.
-	s.goOn(now.Add(min(max(by.at.Add(late+lateTime).Sub(now), 0), ours)))
+	s.goOn(time.Duration(now) + min(max(makesUp, 0), ours) - age)
 }
 
 // stood is by how much the writer's lease clock was behind its Age, and so, but
 // for where it began, how long it had stood.
 func (s stamp) stood() time.Duration { return s.age - time.Duration(s.at) }
 
-// goOn lets the lease clock go again, from a moment on, because the last tick
-// that has come back confirms what is here.
-func (s *Store) goOn(from store.Instant) {
+// goOn lets the lease clock go again, because the last tick that has come back
+// confirms what is here. From then on it is ahead of the Age by so much.
+func (s *Store) goOn(ahead time.Duration) {
 	age, until := s.replica.Age(), s.returned+leaseTime
 	if until <= age {
 		return
 	}
-	shown := s.replica.Now()
-	s.replica.Advance(from)
 	if s.ticks.begun {
-		s.replica.Stood(max(age-s.ticks.until-max(from.Sub(shown), 0), 0))
+		s.replica.Stood(max(time.Duration(s.replica.Now())-s.ticks.until-ahead, 0))
 	}
-	s.ticks.going, s.ticks.begun, s.ticks.probe = true, true, nil
-	s.ticks.until = until
 	for _, p := range s.servers {
 		p.heard = age // what they said meanwhile may not have come
 	}
-	for _, o := range s.ticks.owed {
-		s.replica.Extend([]store.Renewal{{Service: o.service, Label: o.label, End: s.instant(o.end)}})
+	for _, o := range s.ticks.owed { // more is known of the others' clocks now than when it came
+		end := store.Instant(s.endOf(o.server, o.by, o.end) + ahead)
+		s.replica.Extend([]store.Renewal{{Service: o.service, Label: o.label, End: end}})
 	}
-	s.ticks.owed = nil
-	s.replica.Confirm(until)
+	s.ticks.going, s.ticks.begun, s.ticks.probe, s.ticks.owed = true, true, nil, nil
+	s.ticks.until = until
+	s.replica.GoOn(ahead, until)
 	s.reached()
 }
