@@ -117,7 +117,11 @@ func TestPrivateCutLengthensNothing(t *testing.T) {
 			b.client.Cut(etcdtest.Hangs)
 			storetest.Advance(lasts)
 			b.client.Heal()
-			storetest.Advance(time.Second)
+			sample(time.Second, 5*time.Millisecond, func() {
+				if d := b.ends(t, "heard-by-b").Sub(began.Add(40 * time.Second)); !b.stale() && d > 0 {
+					t.Fatalf("not stale any more, on b the lease ends %v later than its time", d)
+				}
+			})
 			if b.stale() {
 				t.Fatal("it is stale")
 			}

@@ -212,6 +212,15 @@ func TestChangeDuringResync(t *testing.T) {
 			storetest.Advance(time.Second)
 			same(t, a, b)
 		}
+		storetest.Register(t, b.Registry, instance("own", time.Minute))
+		want := b.ends(t, "own")
+		if _, err := a.client.Put(t.Context(), "/roster/floor", string(floor(t, a))); err != nil {
+			t.Fatal(err)
+		}
+		storetest.Advance(time.Second)
+		if end := b.ends(t, "own"); !end.Equal(want) {
+			t.Errorf("to read all again has moved the end of a lease by %v", end.Sub(want))
+		}
 		if n := b.etcd.Counts().Resyncs; n < 40 {
 			t.Errorf("all was read %d times: this tests nothing", n)
 		}
