@@ -9,14 +9,14 @@ import (
 	"github.com/rosterdns/roster/store/storetest"
 )
 
-func formats(t testing.TB) []etcd.Format {
-	t.Helper()
+func formats(tb testing.TB) []etcd.Format {
+	tb.Helper()
 	i := storetest.Instance("web", "not_a.label")
 	i.Tags, i.Meta = []string{"blue"}, []store.Pair{{Key: "a", Value: "b"}}
 	i.Check = storetest.Check(store.CheckTCP)
 	i.TTL = time.Hour
 	if err := i.Normalize(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return etcd.Formats(i)
 }

@@ -138,8 +138,8 @@ func (s *server) mustBeat(t *testing.T, id string) {
 	}
 }
 
-// keep renews an instance of web at once and from then on, until stop is called.
-func (s *server) keep(t *testing.T, id string, every time.Duration) (stop func()) {
+// keep renews an instance of web at once and from then on, to the end of the test.
+func (s *server) keep(t *testing.T, id string, every time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var done sync.WaitGroup
@@ -155,9 +155,7 @@ func (s *server) keep(t *testing.T, id string, every time.Duration) (stop func()
 			}
 		}
 	})
-	stop = sync.OnceFunc(func() { cancel(); done.Wait() })
-	t.Cleanup(stop)
-	return stop
+	t.Cleanup(func() { cancel(); done.Wait() })
 }
 
 // all returns everything that a server has.

@@ -105,7 +105,7 @@ func TestDecidedAgain(t *testing.T) {
 					case 3:
 						_, err = s.Deregister(t.Context(), "web", "1")
 					}
-					if err != nil && !(n%4 > 1 && errors.Is(err, store.ErrNotFound)) {
+					if gone := n%4 > 1 && errors.Is(err, store.ErrNotFound); err != nil && !gone {
 						t.Errorf("server %d, change %d: %v", k, n, err)
 					}
 				}

@@ -3,6 +3,7 @@ package etcd_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -19,35 +20,35 @@ func TestLostReplies(t *testing.T) {
 	ttl := 20 * time.Second
 	for name, c := range map[string]struct {
 		lost   string
-		do     func(t *testing.T, s *server) error
+		do     func(ctx context.Context, s *server) error
 		events []store.Kind
 	}{
-		"Create": {"/instances/", func(t *testing.T, s *server) error {
-			reg, err := s.Register(t.Context(), instance("2", ttl), true)
+		"Create": {"/instances/", func(ctx context.Context, s *server) error {
+			reg, err := s.Register(ctx, instance("2", ttl), true)
 			if err == nil && !reg.Created {
-				t.Error("it was there already")
+				return errors.New("it was there already")
 			}
 			return err
 		}, []store.Kind{store.Registered}},
-		"Update": {"/instances/", func(t *testing.T, s *server) error {
-			return second(s.Register(t.Context(), instance("1", ttl), false))
+		"Update": {"/instances/", func(ctx context.Context, s *server) error {
+			return second(s.Register(ctx, instance("1", ttl), false))
 		}, []store.Kind{store.Updated}},
-		"Change": {"/changed", func(t *testing.T, s *server) error {
-			return second(s.Heartbeat(t.Context(), "web", "1", store.Beat{TTL: &ttl}))
+		"Change": {"/changed", func(ctx context.Context, s *server) error {
+			return second(s.Heartbeat(ctx, "web", "1", store.Beat{TTL: &ttl}))
 		}, []store.Kind{store.Updated}},
-		"Drain": {"/changed", func(t *testing.T, s *server) error {
-			return second(s.Drain(t.Context(), "web", "1"))
+		"Drain": {"/changed", func(ctx context.Context, s *server) error {
+			return second(s.Drain(ctx, "web", "1"))
 		}, []store.Kind{store.StatusChanged}},
-		"Deregister": {"/changed", func(t *testing.T, s *server) error {
-			removal, err := s.Deregister(t.Context(), "web", "1")
+		"Deregister": {"/changed", func(ctx context.Context, s *server) error {
+			removal, err := s.Deregister(ctx, "web", "1")
 			if err == nil && removal.Revision != s.Revision() {
-				t.Errorf("at revision %d, but the server is at %d", removal.Revision, s.Revision())
+				return fmt.Errorf("at revision %d, but the server is at %d", removal.Revision, s.Revision())
 			}
 			return err
 		}, []store.Kind{store.Deregistered}},
-		"Heartbeat": {"/renewals/", func(t *testing.T, s *server) error { return s.beat(t.Context(), "1") }, nil},
+		"Heartbeat": {"/renewals/", func(ctx context.Context, s *server) error { return s.beat(ctx, "1") }, nil},
 	} {
-		bubbleOf(t, name, func(t *testing.T, cluster *etcdtest.Cluster) {
+		inBubble(t, name, func(t *testing.T, cluster *etcdtest.Cluster) {
 			a, b := two(t, cluster)
 			a.client.Delay(10 * time.Millisecond)
 			storetest.Register(t, a.Registry, instance("1", 10*time.Second))
@@ -56,7 +57,7 @@ func TestLostReplies(t *testing.T) {
 			storetest.Advance(time.Second)
 			a.client.Lose(c.lost)
 			begin := time.Now()
-			if err := c.do(t, a); err != nil {
+			if err := c.do(t.Context(), a); err != nil {
 				t.Errorf("it fails: %v", err)
 			}
 			if took := time.Since(begin); took > 1500*time.Millisecond {
@@ -116,7 +117,7 @@ var damaged = []string{
 // A server does not start on damaged values, and names the key.
 func TestStartOnDamage(t *testing.T) {
 	for _, key := range append(damaged, "/roster/clock", "/roster/instances/web") {
-		bubbleOf(t, key, func(t *testing.T, cluster *etcdtest.Cluster) {
+		inBubble(t, key, func(t *testing.T, cluster *etcdtest.Cluster) {
 			a := start(t, cluster, "a")
 			storetest.Register(t, a.Registry, instance("1", 10*time.Second))
 			a.close()
@@ -143,7 +144,7 @@ func TestStartOnDamage(t *testing.T) {
 // is stale, and why, until the value is mended.
 func TestMeetsDamage(t *testing.T) {
 	for _, key := range damaged {
-		bubbleOf(t, key, func(t *testing.T, cluster *etcdtest.Cluster) {
+		inBubble(t, key, func(t *testing.T, cluster *etcdtest.Cluster) {
 			a, b := two(t, cluster)
 			storetest.Register(t, a.Registry, instance("1", 10*time.Second))
 			storetest.Register(t, a.Registry, instance("2", 10*time.Second))
