@@ -152,16 +152,18 @@ func (s *Store) try(ctx context.Context, e *store.Event, n uint64, seen <-chan s
 	} else {
 		s.kick() // a tick shows when all before it has been seen
 	}
+	return s.await(ctx, e, resp, lasted, seen)
+}
+
+// await waits until what a transaction has done, or what stood against it, has
+// been applied.
+func (s *Store) await(ctx context.Context, e *store.Event, resp *clientv3.TxnResponse, lasted store.Instant, seen <-chan store.Revision) (done bool, _ store.Revision, _ error) {
 	for {
 		var later <-chan struct{}
 		if !resp.Succeeded {
 			later = s.later()
 			if s.hasSeen(resp.Header.Revision) && len(seen) == 0 {
-				if e.Kind == store.Expired && s.isAs(e, lasted) {
-					return false, 0, errUnseen
-				}
-				s.count(func(c *counts) { c.conflicts++ })
-				return false, 0, fmt.Errorf("%s: %w", e.Instance(), store.ErrConflict)
+				return false, 0, s.stoodAgainst(e, lasted)
 			}
 		}
 		select {
@@ -179,6 +181,15 @@ func (s *Store) try(ctx context.Context, e *store.Event, n uint64, seen <-chan s
 			return false, 0, fmt.Errorf("%w: %w", store.ErrUnconfirmed, ctx.Err())
 		}
 	}
+}
+
+// stoodAgainst returns what it means that a transaction was not done.
+func (s *Store) stoodAgainst(e *store.Event, lasted store.Instant) error {
+	if e.Kind == store.Expired && s.isAs(e, lasted) {
+		return errUnseen
+	}
+	s.count(func(c *counts) { c.conflicts++ })
+	return fmt.Errorf("%s: %w", e.Instance(), store.ErrConflict)
 }
 
 // transaction returns what makes an event durable, and on what condition.
