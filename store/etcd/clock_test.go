@@ -85,7 +85,7 @@ func TestClockRates(t *testing.T) {
 	}{
 		"Fast": {1.02, 19, 21}, "Slow": {0.98, -21, -19}, "Right": {1, 0, 0}, "Nearly": {1.008, 0, 0},
 	} {
-		inBubble(t, name, func(t *testing.T, cluster *etcdtest.Cluster) {
+		subbubble(t, name, func(t *testing.T, cluster *etcdtest.Cluster) {
 			type told struct {
 				server      string
 				thousandths float64

@@ -21,7 +21,7 @@ func (s *server) stale() bool { _, stale := s.Stale(); return stale }
 // still answers, and writes fail at once. When it is back, that is over soon.
 func TestCutOff(t *testing.T) {
 	for name, fault := range faults {
-		inBubble(t, name, func(t *testing.T, cluster *etcdtest.Cluster) {
+		subbubble(t, name, func(t *testing.T, cluster *etcdtest.Cluster) {
 			a, b := two(t, cluster)
 			storetest.Register(t, a.Registry, instance("1", 5*time.Second))
 			a.keep(t, "1", time.Second)
@@ -109,7 +109,7 @@ func second[T any](_ T, err error) error { return err }
 // it shorten one by more than clocks differ anyway.
 func TestPrivateCutLengthensNothing(t *testing.T) {
 	for _, lasts := range []time.Duration{1500 * time.Millisecond, 10 * time.Second, 25 * time.Second} {
-		inBubble(t, lasts.String(), func(t *testing.T, cluster *etcdtest.Cluster) {
+		subbubble(t, lasts.String(), func(t *testing.T, cluster *etcdtest.Cluster) {
 			a, b := two(t, cluster)
 			storetest.Register(t, a.Registry, instance("heard-by-a", 40*time.Second))
 			storetest.Register(t, b.Registry, instance("heard-by-b", 40*time.Second))
@@ -145,7 +145,7 @@ func TestPrivateCutLengthensNothing(t *testing.T) {
 // Where nobody could reach etcd, all leases are longer by that.
 func TestCommonCutLengthensAll(t *testing.T) {
 	for name, fault := range faults {
-		inBubble(t, name, func(t *testing.T, cluster *etcdtest.Cluster) {
+		subbubble(t, name, func(t *testing.T, cluster *etcdtest.Cluster) {
 			const lasts = 20 * time.Second
 			servers := three(t, cluster)
 			for k, s := range servers {

@@ -15,7 +15,7 @@ import (
 // lives stays, at any moment and without an event.
 func TestDeadAndLiveAfterCut(t *testing.T) {
 	for name, fault := range faults {
-		inBubble(t, name, func(t *testing.T, cluster *etcdtest.Cluster) {
+		subbubble(t, name, func(t *testing.T, cluster *etcdtest.Cluster) {
 			a, b := two(t, cluster)
 			for _, id := range []string{"dead", "lives", "moves"} {
 				storetest.Register(t, b.Registry, instance(id, 5*time.Second))
@@ -52,7 +52,7 @@ func TestDeadAndLiveAfterCut(t *testing.T) {
 // there, and nobody removes it.
 func TestKeptAliveDuringCut(t *testing.T) {
 	for lasts := 2 * time.Second; lasts < 100*time.Second; lasts += 3300 * time.Millisecond {
-		inBubble(t, lasts.String(), func(t *testing.T, cluster *etcdtest.Cluster) {
+		subbubble(t, lasts.String(), func(t *testing.T, cluster *etcdtest.Cluster) {
 			a, b := two(t, cluster)
 			history := a.watchEvents(t)
 			storetest.Register(t, b.Registry, instance("1", 30*time.Second))

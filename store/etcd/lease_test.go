@@ -59,7 +59,7 @@ func TestLeaseEndsAtTheSameTime(t *testing.T) {
 // The shortest leases, renewed as they should be, end nowhere.
 func TestShortLeases(t *testing.T) {
 	for _, delay := range []time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond} {
-		inBubble(t, delay.String(), func(t *testing.T, cluster *etcdtest.Cluster) {
+		subbubble(t, delay.String(), func(t *testing.T, cluster *etcdtest.Cluster) {
 			servers := three(t, cluster)
 			for _, s := range servers {
 				s.client.Delay(delay)
@@ -82,8 +82,8 @@ func TestShortLeases(t *testing.T) {
 	}
 }
 
-// inBubble runs a part of a test in a bubble.
-func inBubble(t *testing.T, name string, test func(t *testing.T, cluster *etcdtest.Cluster)) {
+// subbubble runs a part of a test in a bubble.
+func subbubble(t *testing.T, name string, test func(t *testing.T, cluster *etcdtest.Cluster)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) { bubble(t, test) })
 }

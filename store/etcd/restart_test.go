@@ -17,7 +17,7 @@ import (
 // never longer, and little shorter.
 func TestStartsBesideAnother(t *testing.T) {
 	for _, delay := range []time.Duration{0, 30 * time.Millisecond, 150 * time.Millisecond} {
-		inBubble(t, delay.String(), func(t *testing.T, cluster *etcdtest.Cluster) {
+		subbubble(t, delay.String(), func(t *testing.T, cluster *etcdtest.Cluster) {
 			a := start(t, cluster, "a")
 			a.client.Delay(delay)
 			i := instance("permanent", 0)
@@ -80,7 +80,7 @@ func TestShortLeasesWhileServersComeAndGo(t *testing.T) {
 func TestStartsAlone(t *testing.T) {
 	for name, end := range map[string]func(*server){"Closed": func(s *server) { s.close() }, "Killed": (*server).kill} {
 		for _, after := range []time.Duration{0, 5 * time.Second, time.Hour} {
-			inBubble(t, fmt.Sprint(name, after), func(t *testing.T, cluster *etcdtest.Cluster) {
+			subbubble(t, fmt.Sprint(name, after), func(t *testing.T, cluster *etcdtest.Cluster) {
 				a := start(t, cluster, "a")
 				storetest.Register(t, a.Registry, instance("1", 10*time.Second))
 				storetest.Register(t, a.Registry, instance("2", time.Minute))
@@ -189,7 +189,7 @@ func TestBatchesAreDeleted(t *testing.T) {
 // Where etcd is set back to an earlier state, revisions do not go back.
 func TestEtcdSetBack(t *testing.T) {
 	for _, lost := range []string{"/roster/changed", "/roster/base", "/roster/"} {
-		inBubble(t, lost, func(t *testing.T, cluster *etcdtest.Cluster) {
+		subbubble(t, lost, func(t *testing.T, cluster *etcdtest.Cluster) {
 			a, b := two(t, cluster)
 			for k := range 20 {
 				storetest.Register(t, a.Registry, instance(fmt.Sprint("i", k), time.Minute))

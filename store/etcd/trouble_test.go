@@ -48,7 +48,7 @@ func TestLostReplies(t *testing.T) {
 		}, []store.Kind{store.Deregistered}},
 		"Heartbeat": {"/renewals/", func(ctx context.Context, s *server) error { return s.beat(ctx, "1") }, nil},
 	} {
-		inBubble(t, name, func(t *testing.T, cluster *etcdtest.Cluster) {
+		subbubble(t, name, func(t *testing.T, cluster *etcdtest.Cluster) {
 			a, b := two(t, cluster)
 			a.client.Delay(10 * time.Millisecond)
 			storetest.Register(t, a.Registry, instance("1", 10*time.Second))
@@ -117,7 +117,7 @@ var damaged = []string{
 // A server does not start on damaged values, and names the key.
 func TestStartOnDamage(t *testing.T) {
 	for _, key := range append(damaged, "/roster/clock", "/roster/instances/web") {
-		inBubble(t, key, func(t *testing.T, cluster *etcdtest.Cluster) {
+		subbubble(t, key, func(t *testing.T, cluster *etcdtest.Cluster) {
 			a := start(t, cluster, "a")
 			storetest.Register(t, a.Registry, instance("1", 10*time.Second))
 			a.close()
@@ -144,7 +144,7 @@ func TestStartOnDamage(t *testing.T) {
 // is stale, and why, until the value is mended.
 func TestMeetsDamage(t *testing.T) {
 	for _, key := range damaged {
-		inBubble(t, key, func(t *testing.T, cluster *etcdtest.Cluster) {
+		subbubble(t, key, func(t *testing.T, cluster *etcdtest.Cluster) {
 			a, b := two(t, cluster)
 			storetest.Register(t, a.Registry, instance("1", 10*time.Second))
 			storetest.Register(t, a.Registry, instance("2", 10*time.Second))
