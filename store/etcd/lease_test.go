@@ -169,7 +169,7 @@ func TestLateRenewalWins(t *testing.T) {
 		a, b := two(t, cluster)
 		ended := a.watchEvents(t)
 		storetest.Register(t, b.Registry, instance("1", 5*time.Second))
-		storetest.Advance(4800 * time.Millisecond)
+		storetest.Advance(5700 * time.Millisecond) // b judges a second after the end
 		b.client.Pause() // b does not see what is written, and writes itself
 		storetest.Advance(50 * time.Millisecond)
 		a.mustBeat(t, "1")
@@ -186,7 +186,7 @@ func TestLateRenewalWins(t *testing.T) {
 		if n := count(ended(), store.Expired); n > 0 || !a.has("1") || !b.has("1") {
 			t.Errorf("%d removals; a has it: %v, b has it: %v", n, a.has("1"), b.has("1"))
 		}
-		storetest.Advance(3 * time.Second)
+		storetest.Advance(4 * time.Second)
 		if n := count(ended(), store.Expired); n != 1 || a.Len()+b.Len() > 0 {
 			t.Errorf("in the end %d removals, %d are there", n, a.Len()+b.Len())
 		}
