@@ -29,6 +29,9 @@ const (
 	// lateTime is how much later than said a lease may end by clocks of which
 	// nothing is known yet: those of live servers are no further apart.
 	lateTime = 500 * time.Millisecond
+	// nearTime is how exactly another's clock is to be known before ours is put
+	// right by it alone, if that takes no longer than leaseTime.
+	nearTime = 100 * time.Millisecond
 	// aloneTime is how long no other server may have been heard of, while we
 	// write, until we take it that there is none.
 	aloneTime = 2 * time.Second
@@ -195,22 +198,22 @@ func (s *Store) follow(server string, by stamp) {
 	if probe := s.ticks.probe; probe == nil || s.ticks.going || by.seen < probe.revision || !ok {
 		return
 	}
-	now, late := s.replica.Now(), age+most-by.age // since it was written, at most
-	if !s.ticks.begun {
-		if late > lateTime && age-s.ticks.probe.age < aloneTime {
-			return // there will be a better one
-		}
-		s.goOn(time.Duration(by.at) + late - lateTime - age) // what was read has been made shorter by that
+	now, ours := s.replica.Now(), age-s.ticks.until // what ours has stood
+	if a.known {
+		s.goOn(time.Duration(now) + min(max(ours-(by.stood()-a.stood), 0), ours) - age)
 		return
 	}
-	// Ours goes on as if it had not stood, but for what the other stood as well:
-	// so they are to each other as before.
-	ours := age - s.ticks.until
-	makesUp := by.at.Add(late + lateTime).Sub(now) // to where the other is at most, if it was not there before
-	if a.known {
-		makesUp = ours - (by.stood() - a.stood)
+	// One of us was not there before. Since it was written, at most late has
+	// passed; with a few ticks more is known.
+	late := age + most - by.age
+	if late > nearTime && age-s.ticks.probe.age < leaseTime {
+		return
 	}
-	s.goOn(time.Duration(now) + min(max(makesUp, 0), ours) - age)
+	makesUp := by.at.Add(late).Sub(now)
+	if s.ticks.begun {
+		makesUp = min(makesUp, ours)
+	}
+	s.goOn(time.Duration(now) + makesUp - age)
 }
 
 // stood is by how much the writer's lease clock was behind its Age, and so, but
