@@ -161,7 +161,7 @@ func (j *judge) due(s *sight, l *life) time.Duration {
 // early is by how much sooner than it does a lease may seem to end to a server that
 // has not heard the heartbeat itself: it knows when that was only as well as it
 // knows the other's clock, and must not be late.
-const early = 500 * time.Millisecond
+const early = time.Second
 
 // last looks for every instance in what all servers show when all is healed: no
 // registration that was acknowledged is lost.
