@@ -115,3 +115,22 @@ func startUsers(t *testing.T, dir, scheme string, flags ...string) string {
 	}
 	return "etcd://" + ports[0] + "/roster"
 }
+
+// An etcd that is not there: the log says that it is waited for, and why.
+func TestEtcdAbsent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "password"), "secret2\n")
+	nobody := freePorts(t, 1)[0]
+	for _, flags := range [][]string{nil, {"--etcd-user", "roster", "--etcd-password-file", "password"}} {
+		cmd := exec.Command(binary, append([]string{"serve", "--dns", "127.0.0.1:0", "--http", "127.0.0.1:0", "--store", "etcd://" + nobody}, flags...)...)
+		cmd.Dir = dir
+		stderr := start(t, cmd).stderr
+		until(t, 10*time.Second, "it says that it waits", func() bool {
+			return strings.Contains(stderr.String(), "the start waits for it") && strings.Contains(stderr.String(), nobody+": connect: connection refused")
+		})
+		if strings.Count(stderr.String(), "waits") != 1 {
+			t.Errorf("%q:\n%s", flags, stderr)
+		}
+	}
+}

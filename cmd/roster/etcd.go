@@ -153,6 +153,7 @@ func (f *serveFlags) etcdConfig(files *reloadable, log logrus.FieldLogger) (*etc
 		User:      f.etcd.user,
 		Compact:   f.etcd.compact,
 		Trouble:   func(err error) { logCutOff(log, members, err) },
+		Waiting:   func(err error) { logWaiting(log, err) },
 		Clocks:    func(server string, by float64) { logClocks(log, server, by) },
 	}
 	if cfg.TLS, err = f.etcd.tls(files.etcdCert); err != nil {
@@ -216,6 +217,11 @@ func logCutOff(log logrus.FieldLogger, members []string, err error) {
 		return
 	}
 	log.WithError(err).Errorf("cut off from etcd (%s): registrations and heartbeats get 503; DNS answers from memory are marked stale", where)
+}
+
+// logWaiting says that etcd does not answer yet.
+func logWaiting(log logrus.FieldLogger, err error) {
+	log.WithError(err).Warn("etcd does not answer yet: the start waits for it, for 30 seconds at most")
 }
 
 // logClocks says that another server's clock goes faster by that many

@@ -23,11 +23,17 @@ import (
 // Open returns a store on the etcd that is to be found at the endpoints. With a
 // user it logs in, and waits until it can, or ctx is done, for 30 seconds at most.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
-	begin := time.Now()
-	for {
+	begin, cfg := time.Now(), cfg.withDefaults()
+	for told := false; ; told = true {
 		c, err := dial(cfg)
 		if err == nil {
+			if told {
+				cfg.Waiting = nil
+			}
 			return New(c, cfg), nil
+		}
+		if isAbsent(err) && !told {
+			cfg.Waiting(err)
 		}
 		if !isAbsent(err) || time.Since(begin) > reachTime || !pause(ctx, tickTime) {
 			return nil, fmt.Errorf("etcd at %s: %w", strings.Join(cfg.Endpoints, ", "), err)
@@ -65,7 +71,8 @@ func isAbsent(err error) bool {
 var errTLS = errors.New("TLS does not work: see to --etcd-ca, --etcd-cert and --etcd-key")
 
 // explain returns, for an error of etcd's client, why TLS with the members does not
-// work, where that is so: the client says only that time has run out.
+// work, or which do not take connections: the client says only that time has run
+// out.
 func explain(cfg Config, err error) error {
 	if err == nil || !isAbsent(err) {
 		return err
@@ -79,8 +86,9 @@ func explain(cfg Config, err error) error {
 			return fmt.Errorf("%s: %w (%w)", endpoint, errTLS, why)
 		}
 		if errors.Is(why, io.EOF) || errors.Is(why, syscall.ECONNRESET) { // or it is a relay whose member is not there
-			err = fmt.Errorf("%w; %s takes connections and ends them: it may want TLS (--etcd-ca), or not have it", err, endpoint)
+			why = fmt.Errorf("%s takes connections and ends them: it may want TLS (--etcd-ca), or not have it", endpoint)
 		}
+		err = fmt.Errorf("%w; %w", err, why)
 	}
 	return err
 }

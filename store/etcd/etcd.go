@@ -55,6 +55,10 @@ type Config struct {
 	// with nil when it is reached again. Default: nothing.
 	Trouble func(error)
 
+	// Waiting is called once where etcd does not answer yet at the start, with
+	// why: that is waited for, for 30 seconds. Default: nothing.
+	Waiting func(error)
+
 	// Clocks is called when another server's clock goes so much faster than
 	// this one's, or slower, that leases are not what they should be: by how
 	// much, in thousandths. Default: nothing.
@@ -67,6 +71,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Trouble == nil {
 		c.Trouble = func(error) {}
+	}
+	if c.Waiting == nil {
+		c.Waiting = func(error) {}
 	}
 	if c.Clocks == nil {
 		c.Clocks = func(string, float64) {}

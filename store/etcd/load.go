@@ -28,6 +28,9 @@ func (s *Store) Start(ctx context.Context, _ func(*store.Instance), _ func([]sto
 	begin := s.replica.Age()
 	st, alone, err := s.enter(ctx)
 	err = explain(s.cfg, err)
+	if err != nil && !refused(err) {
+		s.cfg.Waiting(fmt.Errorf("etcd at %s: %w", s.where, err))
+	}
 	for err != nil && !refused(err) && s.replica.Age()-begin < reachTime && pause(ctx, tickTime) {
 		st, alone, err = s.enter(ctx) // it has no leader yet, or another one just now
 		err = explain(s.cfg, err)
