@@ -241,16 +241,32 @@ func (s *Store) stampLocked() stamp {
 	return by
 }
 
+// refusal is what etcd says no to, and goes on to until somebody does something.
+type refusal struct{ text string }
+
+func (r *refusal) Error() string { return r.text }
+
 // translate makes of an error of etcd's one that says what to do. Which errors
 // pass by themselves is not told apart: they are tried again.
 func (s *Store) translate(err error) error {
+	var r refusal
 	switch {
 	case errors.Is(err, rpctypes.ErrNoSpace):
-		return fmt.Errorf("%w: etcd at %s is full: compact and defragment it, then disarm its alarm (etcdctl alarm disarm)", store.ErrNotDurable, s.where)
+		r.text = fmt.Sprintf("etcd at %s is full: compact and defragment it, then disarm its alarm (etcdctl alarm disarm)", s.where)
 	case errors.Is(err, rpctypes.ErrPermissionDenied):
-		return fmt.Errorf("%w: etcd at %s does not let user %q write under %s: grant it (etcdctl role grant-permission)", store.ErrNotDurable, s.where, s.cfg.User, s.keys.all)
+		r.text = fmt.Sprintf("etcd at %s does not let %s read and write under %s: grant it (etcdctl role grant-permission, user grant-role)", s.where, s.user(), s.keys.all)
+	default:
+		return err
 	}
-	return err
+	return fmt.Errorf("%w: %w", store.ErrNotDurable, &r)
+}
+
+// user is who this server is to etcd, for people.
+func (s *Store) user() string {
+	if s.cfg.User == "" {
+		return "the user that the certificate names (--etcd-cert)"
+	}
+	return fmt.Sprintf("user %q", s.cfg.User)
 }
 
 // errUnseen: there was a tick that had not been seen, but nothing came with it

@@ -219,9 +219,12 @@ func (s *Store) reached() {
 // reach: what is store.ErrNotDurable, or ErrUnconfirmed where something may have
 // been written.
 func (s *Store) outOfReachLocked(what error) error {
+	r, refused := errors.AsType[*refusal](s.why)
 	switch {
 	case s.closed:
 		return store.ErrClosed
+	case refused: // it is reached
+		return fmt.Errorf("%w: %w", what, r)
 	case s.why != nil:
 		return fmt.Errorf("%w: etcd at %s cannot be reached, or has no leader (%w)", what, s.where, s.why)
 	}

@@ -1,11 +1,14 @@
 package etcd_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/rosterdns/roster/store"
+	"github.com/rosterdns/roster/store/etcd"
 	"github.com/rosterdns/roster/store/etcd/etcdtest"
 	"github.com/rosterdns/roster/store/storetest"
 )
@@ -72,5 +75,23 @@ func TestKeysWrittenByHand(t *testing.T) {
 		storetest.Advance(10 * time.Second)
 		t.Logf("%+v, then %+v", counts, cluster.Counts())
 		same(t, a, b)
+	})
+}
+
+// Somebody else's keys: a start is refused, and writes nothing among them.
+func TestForeignPrefix(t *testing.T) {
+	bubble(t, func(t *testing.T, cluster *etcdtest.Cluster) {
+		hand := cluster.Client()
+		if _, err := hand.Put(t.Context(), "/roster/config", "theirs"); err != nil {
+			t.Fatal(err)
+		}
+		s := etcd.New(cluster.Client(), etcd.Config{Endpoints: []string{"fake"}})
+		_, err := store.Open(t.Context(), s, store.Config{})
+		if err == nil || !strings.Contains(err.Error(), `"/roster/config"`) || !strings.Contains(err.Error(), "choose another prefix") {
+			t.Errorf("got %v", err)
+		}
+		if n := cluster.Counts().Puts; n != 1 {
+			t.Errorf("%d keys were written", n-1)
+		}
 	})
 }

@@ -35,6 +35,9 @@ func (s *Store) Start(ctx context.Context, _ func(*store.Instance), _ func([]sto
 		st, alone, err = s.enter(ctx) // it has no leader yet, or another one just now
 		err = explain(s.cfg, err)
 	}
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return 0, r // it says where
+	}
 	if err != nil {
 		return 0, fmt.Errorf("etcd at %s: %w", s.where, err)
 	}
@@ -65,6 +68,9 @@ func (s *Store) run() {
 func (s *Store) enter(ctx context.Context) (st *state, alone bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, reachTime)
 	defer cancel()
+	if err := s.checkPrefix(ctx); err != nil {
+		return nil, false, err
+	}
 	// Revisions start from the unix time at which the first server was started.
 	if err := s.setBase(ctx, store.FreshRevision(), 0); err != nil {
 		return nil, false, s.translate(err)
@@ -96,8 +102,32 @@ func refused(err error) bool {
 	case codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument, codes.FailedPrecondition:
 		return true
 	}
-	return errors.Is(err, errDamaged) || errors.Is(err, store.ErrDamagedRecord) || errors.Is(err, store.ErrNewerRecord) ||
+	return errors.Is(err, errForeign) || errors.Is(err, errDamaged) || errors.Is(err, store.ErrDamagedRecord) || errors.Is(err, store.ErrNewerRecord) ||
 		errors.Is(err, rpctypes.ErrAuthFailed) || errors.Is(err, rpctypes.ErrUserEmpty)
+}
+
+// errForeign is a prefix with keys below it where no server has ever been.
+var errForeign = errors.New("it was not made by roster, and others may need what is there: choose another prefix (--store etcd://HOST/PREFIX), or delete the keys")
+
+// checkPrefix refuses somebody else's keys before anything is written among them:
+// the base is the first key of ours.
+func (s *Store) checkPrefix(ctx context.Context) error {
+	asking, cancel := context.WithTimeout(ctx, 2*txnTime)
+	defer cancel()
+	resp, err := s.client.Txn(asking).
+		If(clientv3.Compare(clientv3.CreateRevision(s.keys.base), "=", 0)).
+		Then(clientv3.OpGet(s.keys.all, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(1))).
+		Commit()
+	if err != nil {
+		return s.translate(err)
+	}
+	if !resp.Succeeded {
+		return nil
+	}
+	for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
+		return fmt.Errorf("etcd key %q: %w", kv.Key, errForeign)
+	}
+	return nil
 }
 
 // setBase sets the base, if it was last written at a revision of etcd; 0: never.
