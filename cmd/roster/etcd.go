@@ -152,7 +152,7 @@ func (f *serveFlags) etcdConfig(files *reloadable, log logrus.FieldLogger) (*etc
 		Name:      f.identity(),
 		User:      f.etcd.user,
 		Compact:   f.etcd.compact,
-		Trouble:   func(err error) { logCutOff(log, members, err) },
+		Trouble:   func(err error) { logCutOff(log, members, f.staleFor, err) },
 		Waiting:   func(err error) { logWaiting(log, err) },
 		Clocks:    func(server string, by float64) { logClocks(log, server, by) },
 	}
@@ -210,13 +210,17 @@ func readPassword(path string) (string, error) {
 }
 
 // logCutOff says that etcd cannot be reached, or, with nil, that it can again.
-func logCutOff(log logrus.FieldLogger, members []string, err error) {
+func logCutOff(log logrus.FieldLogger, members []string, staleFor time.Duration, err error) {
 	where := strings.Join(members, ", ")
 	if err == nil {
 		log.Infof("etcd (%s) is reached again: registrations and heartbeats are taken", where)
 		return
 	}
-	log.WithError(err).Errorf("cut off from etcd (%s): registrations and heartbeats get 503; DNS answers from memory are marked stale", where)
+	dns := "DNS answers from memory are marked stale, after " + staleFor.String() + " they are SERVFAIL"
+	if staleFor == 0 {
+		dns = "DNS answers are SERVFAIL (--stale-for)"
+	}
+	log.WithError(err).Errorf("cut off from etcd (%s): registrations and heartbeats get 503; %s", where, dns)
 }
 
 // logWaiting says that etcd does not answer yet.

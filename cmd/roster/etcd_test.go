@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus/hooks/test"
 )
 
 func TestParseEtcd(t *testing.T) {
@@ -87,5 +90,19 @@ func TestReadPassword(t *testing.T) {
 	}
 	if _, err := readPassword(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("of no file: %v", err)
+	}
+}
+
+// The log says what DNS does while the server is cut off.
+func TestLogCutOff(t *testing.T) {
+	for staleFor, says := range map[time.Duration]string{
+		0:               "DNS answers are SERVFAIL",
+		5 * time.Minute: "marked stale, after 5m0s they are SERVFAIL",
+	} {
+		log, hook := test.NewNullLogger()
+		logCutOff(log, []string{"e1:2379"}, staleFor, errors.New("no leader"))
+		if e := hook.LastEntry(); e == nil || !strings.Contains(e.Message, says) {
+			t.Errorf("%v: got %v, want %s", staleFor, e, says)
+		}
 	}
 }
