@@ -82,12 +82,12 @@ func TestKeysWrittenByHand(t *testing.T) {
 func TestForeignPrefix(t *testing.T) {
 	bubble(t, func(t *testing.T, cluster *etcdtest.Cluster) {
 		hand := cluster.Client()
-		if _, err := hand.Put(t.Context(), "/roster/config", "theirs"); err != nil {
+		if _, err := hand.Put(t.Context(), "/roster/servers/1", "theirs"); err != nil {
 			t.Fatal(err)
 		}
 		s := etcd.New(cluster.Client(), etcd.Config{Endpoints: []string{"fake"}})
 		_, err := store.Open(t.Context(), s, store.Config{})
-		if err == nil || !strings.Contains(err.Error(), `"/roster/config"`) || !strings.Contains(err.Error(), "choose another prefix") {
+		if err == nil || !strings.Contains(err.Error(), `"/roster/servers/1"`) || !strings.Contains(err.Error(), "choose another prefix") {
 			t.Errorf("got %v", err)
 		}
 		if n := cluster.Counts().Puts; n != 1 {

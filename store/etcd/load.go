@@ -109,14 +109,17 @@ func refused(err error) bool {
 // errForeign is a prefix with keys below it where no server has ever been.
 var errForeign = errors.New("it was not made by roster, and others may need what is there: choose another prefix (--store etcd://HOST/PREFIX), or delete the keys")
 
-// checkPrefix refuses somebody else's keys before anything is written among them:
-// the base is the first key of ours.
+// checkPrefix refuses somebody else's keys where ours would be, before anything is
+// written among them: the base is the first key of ours.
 func (s *Store) checkPrefix(ctx context.Context) error {
 	asking, cancel := context.WithTimeout(ctx, 2*txnTime)
 	defer cancel()
+	first := func(key string) clientv3.Op {
+		return clientv3.OpGet(key, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(1))
+	}
 	resp, err := s.client.Txn(asking).
 		If(clientv3.Compare(clientv3.CreateRevision(s.keys.base), "=", 0)).
-		Then(clientv3.OpGet(s.keys.all, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(1))).
+		Then(first(s.keys.instances), first(s.keys.renewals), first(s.keys.servers), first(s.keys.changed), first(s.keys.floor()), first(s.keys.clock())).
 		Commit()
 	if err != nil {
 		return s.translate(err)
@@ -124,8 +127,10 @@ func (s *Store) checkPrefix(ctx context.Context) error {
 	if !resp.Succeeded {
 		return nil
 	}
-	for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
-		return fmt.Errorf("etcd key %q: %w", kv.Key, errForeign)
+	for _, r := range resp.Responses {
+		for _, kv := range r.GetResponseRange().Kvs {
+			return fmt.Errorf("etcd key %q: %w", kv.Key, errForeign)
+		}
 	}
 	return nil
 }

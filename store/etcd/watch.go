@@ -164,13 +164,28 @@ type taker struct {
 	back     []sentTick
 }
 
-// whole returns an error where an instance's key was written, and nothing that
-// says how, before what comes next: roster does not do that.
+// whole returns an error where the instance's key that was taken in last was
+// written alone, as by etcdctl: next, nil for none, is not the change that each
+// server writes with it. Readers have seen the revision that is there now, so it
+// has to move. What is no instance, before and after, is passed over.
 func (t *taker) whole(next *clientv3.Event) error {
-	if i := t.instance; i != nil && (next == nil || next.Kv.ModRevision != i.Kv.ModRevision) {
-		return fmt.Errorf("%w: %s was written alone", errMissed, i.Kv.Key)
+	i := t.instance
+	if i == nil || next != nil && next.Kv.ModRevision == i.Kv.ModRevision && string(next.Kv.Key) == t.keys.changed {
+		return nil
 	}
-	return nil
+	t.instance = nil
+	key := string(i.Kv.Key)
+	at, _ := t.keys.parseInstance(key)
+	_, err := t.keys.parseStored(key, i.Kv.Value)
+	t.mu.Lock()
+	alone := t.known.instances[at] != nil || i.Type == clientv3.EventTypePut && err == nil
+	t.setBack = t.setBack || alone
+	t.mu.Unlock()
+	if !alone {
+		return nil
+	}
+	t.apply()
+	return fmt.Errorf("%w: %s was written alone", errMissed, key)
 }
 
 // take takes one event in. Changes are put off, to be applied together.
