@@ -78,9 +78,9 @@ func (l *leaseholder) renew(s *server, path, body string) {
 	switch {
 	case err != nil:
 		r.lost = s
-	case err == nil && status == http.StatusNotFound:
+	case status == http.StatusNotFound:
 		r.expires = r.begin // it is gone, and stays so
-	case err == nil && status < 300 && json.Unmarshal(b, &reply) == nil:
+	case status < 300 && json.Unmarshal(b, &reply) == nil:
 		r.expires = reply.Expires
 	}
 	l.mu.Lock()

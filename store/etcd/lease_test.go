@@ -170,7 +170,7 @@ func TestLateRenewalWins(t *testing.T) {
 		ended := a.watchEvents(t)
 		storetest.Register(t, b.Registry, instance("1", 5*time.Second))
 		storetest.Advance(5700 * time.Millisecond) // b judges a second after the end
-		b.client.Pause() // b does not see what is written, and writes itself
+		b.client.Pause()                           // b does not see what is written, and writes itself
 		storetest.Advance(50 * time.Millisecond)
 		a.mustBeat(t, "1")
 		storetest.Advance(450 * time.Millisecond)

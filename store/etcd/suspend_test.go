@@ -7,6 +7,7 @@ import (
 
 // After our host was suspended, the other's clock is found to be further ahead.
 func TestApartAfterSuspend(t *testing.T) {
+	t.Parallel()
 	ticks := ticks{apart: map[string]*apart{}}
 	ticks.back(ticks.send(10*time.Second), 7)
 	if most, ok := ticks.compare("b", stamp{age: 40 * time.Second, seen: 7}, 11*time.Second); !ok || most != 30*time.Second {

@@ -12,6 +12,7 @@ import (
 	"github.com/rosterdns/roster/store"
 	"github.com/rosterdns/roster/store/etcd"
 	"github.com/rosterdns/roster/store/etcd/etcdtest"
+	"github.com/rosterdns/roster/store/storetest"
 )
 
 // node is one of several servers that share a cluster.
@@ -86,7 +87,7 @@ func TestShorterLeaseStaysShort(t *testing.T) {
 		ttl, weight := 40*time.Second, uint16(20)
 		beaten(t, a.Registry, "a1", store.Beat{TTL: &ttl})
 		beaten(t, a.Registry, "a1", store.Beat{Weight: &weight})
-		time.Sleep(3 * time.Second)
+		storetest.Advance(3 * time.Second)
 		for name, r := range map[string]*store.Registry{"a": a.Registry, "b": b.Registry, "a new one": joined(t, c).Registry} {
 			if got := left(t, r, "a1"); got > ttl {
 				t.Errorf("on %s the lease lasts for %v, want at most %v", name, got, ttl)
@@ -100,15 +101,15 @@ func TestDrainedDespiteHeartbeat(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *etcdtest.Cluster) {
 		a, b := joined(t, c), joined(t, c)
 		registered(t, a.Registry, "a1", 30*time.Second)
-		time.Sleep(20 * time.Second)
+		storetest.Advance(20 * time.Second)
 		a.client.Delay(100 * time.Millisecond)
 		go a.Heartbeat(t.Context(), "web", "a1", store.Beat{})
-		time.Sleep(10 * time.Millisecond)
+		storetest.Advance(10 * time.Millisecond)
 		removal, err := b.Drain(t.Context(), "web", "a1")
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		storetest.Advance(time.Second)
 		for name, r := range map[string]*store.Registry{"a": a.Registry, "b": b.Registry} {
 			if late := r.Wall(r.Now().Add(left(t, r, "a1"))).Sub(removal.SafeAfter); late > time.Millisecond {
 				t.Errorf("on %s it is there for %v longer than it was said", name, late)
@@ -128,14 +129,14 @@ func TestHeartbeatsBeatExpiry(t *testing.T) {
 			ids[k] = fmt.Sprintf("i%d", k)
 			registered(t, a.Registry, ids[k], 10*time.Second)
 		}
-		time.Sleep(left(t, a.Registry, "i0") - 30*time.Millisecond)
+		storetest.Advance(left(t, a.Registry, "i0") - 30*time.Millisecond)
 		a.client.Delay(100 * time.Millisecond)
 		var beating sync.WaitGroup
 		for _, id := range ids {
 			beating.Go(func() { beaten(t, b.Registry, id, store.Beat{}) })
 		}
 		beating.Wait()
-		time.Sleep(5 * time.Second)
+		storetest.Advance(5 * time.Second)
 		if got := b.Len(); got != n {
 			t.Errorf("%d of %d are there 5 s after their heartbeats", got, n)
 		}
@@ -148,11 +149,11 @@ func TestNewServerExpires(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *etcdtest.Cluster) {
 		a := joined(t, c)
 		registered(t, a.Registry, "a1", time.Hour)
-		time.Sleep(time.Hour - 30*time.Second)
+		storetest.Advance(time.Hour - 30*time.Second)
 		b := joined(t, c)
 		a.client.Cut(etcdtest.Refuses)
 		left(t, b.Registry, "a1")
-		time.Sleep(35 * time.Second)
+		storetest.Advance(35 * time.Second)
 		if b.Len() != 0 {
 			t.Error("it is still there 5 s after its lease")
 		}
@@ -177,7 +178,7 @@ func TestExpiresFarFromEtcd(t *testing.T) {
 			beating.Go(func() {
 				for ctx.Err() == nil {
 					_, _ = r.Heartbeat(ctx, "web", id, store.Beat{})
-					time.Sleep(200*time.Millisecond + time.Duration(k)*3*time.Millisecond)
+					time.Sleep(200*time.Millisecond + time.Duration(k)*3*time.Millisecond) //nolint:forbidigo // in a bubble, in which another goroutine waits for all
 				}
 			})
 		}
@@ -185,7 +186,7 @@ func TestExpiresFarFromEtcd(t *testing.T) {
 			registered(t, all[k%3].Registry, fmt.Sprintf("dead%d", k), 20*time.Second)
 		}
 		writes := c.Counts().Writes
-		time.Sleep(40 * time.Second)
+		storetest.Advance(40 * time.Second)
 		if got := all[0].Len(); got != 60 {
 			t.Errorf("%d are there, want the 60 that live", got)
 		}
