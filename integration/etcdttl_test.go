@@ -81,7 +81,12 @@ func (l *leaseholder) renew(s *server, path, body string) {
 	case status == http.StatusNotFound:
 		r.expires = r.begin // it is gone, and stays so
 	case status < 300 && json.Unmarshal(b, &reply) == nil:
+		// As the server's clock follows others, its word may come to less than the
+		// ttl that the heartbeat was promised.
 		r.expires = reply.Expires
+		if least := r.begin.Add(l.ttl); least.After(r.expires) {
+			r.expires = least
+		}
 	}
 	l.mu.Lock()
 	l.sent[k] = r

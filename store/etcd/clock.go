@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -50,6 +51,10 @@ type ticks struct {
 	begun bool          // it has gone before
 	probe *sentTick     // where not: the first that was confirmed since
 	owed  []owed        // what has been heard while it did not go
+
+	// answers are how long others' clocks have stood meanwhile, by those who have
+	// seen the probe.
+	answers map[string]time.Duration
 
 	apart map[string]*apart // by server
 }
@@ -200,7 +205,14 @@ func (s *Store) follow(server string, by stamp) {
 	}
 	now, ours := s.replica.Now(), age-s.ticks.until // what ours has stood
 	if a.known {
-		s.goOn(time.Duration(now) + min(max(ours-(by.stood()-a.stood), 0), ours) - age)
+		// The one that has stood the least counts: others may have to make up
+		// for something themselves. Who does not say anything is not waited for.
+		s.ticks.answers[server] = by.stood() - a.stood
+		if len(s.ticks.answers) < len(s.servers) && age-s.ticks.probe.age < lateTime {
+			return
+		}
+		theirs := slices.Min(slices.Collect(maps.Values(s.ticks.answers)))
+		s.goOn(time.Duration(now) + min(max(ours-theirs, 0), ours) - age)
 		return
 	}
 	// One of us was not there before. Since it was written, at most late has
@@ -238,6 +250,7 @@ func (s *Store) goOn(ahead time.Duration) {
 		s.replica.Extend([]store.Renewal{{Service: o.service, Label: o.label, End: end}})
 	}
 	s.ticks.going, s.ticks.begun, s.ticks.probe, s.ticks.owed = true, true, nil, nil
+	clear(s.ticks.answers)
 	s.ticks.until = until
 	s.replica.GoOn(ahead, until)
 	s.reached()

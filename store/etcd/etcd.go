@@ -143,7 +143,7 @@ func New(c Client, cfg Config) *Store {
 		wake:     make(chan struct{}, 1),
 		known:    newKnown(),
 		servers:  map[string]*peer{},
-		ticks:    ticks{apart: map[string]*apart{}},
+		ticks:    ticks{apart: map[string]*apart{}, answers: map[string]time.Duration{}},
 		waiting:  map[uint64]chan store.Revision{},
 		cut:      make(chan struct{}),
 		advanced: make(chan struct{}),
