@@ -63,11 +63,12 @@ type stallCounts struct {
 func (c *clock) set(to Instant) { c.wound.Store(&winding{lease: to}) }
 
 // windUntil lets the clock go until a moment of the one that it follows, and no
-// further: one that a backend winds, and not ticks.
+// further: one that a backend winds, and not ticks. Where that came too late by
+// a little, it is as if the clock had not stood.
 func (c *clock) windUntil(until time.Duration) {
 	for {
 		w, real := c.wound.Load(), c.real()
-		now, _ := w.at(real)
+		now := w.lease + Instant(max(real-w.real, 0))
 		if real >= until || c.wound.CompareAndSwap(w, &winding{real, now, until - real}) {
 			return
 		}
