@@ -114,7 +114,9 @@ func (s *Store) take() (*writing, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p, age := &s.pending, s.replica.Age()
-	wanted := len(p.waiters) > 0 || len(p.leases) > 0
+	// While the lease clock does not go, it does not say how long ago leases were
+	// renewed, as it will when it has made up for that.
+	wanted := s.isGoing() && (len(p.waiters) > 0 || len(p.leases) > 0)
 	rest := p.earned - burst*batchTime - age
 	switch {
 	case p.writing >= maxWriting:
@@ -134,8 +136,10 @@ func (s *Store) take() (*writing, time.Duration) {
 	p.writing++
 	at := s.stampLocked()
 	w := &writing{tick: tick{stamp: at, n: s.ticks.send(age), name: s.cfg.Name}, age: age}
-	w.leases, w.waiters = p.leases, p.waiters
-	p.leases, p.waiters = nil, nil
+	if wanted {
+		w.leases, w.waiters = p.leases, p.waiters
+		p.leases, p.waiters = nil, nil
+	}
 	s.fill(w)
 	return w, tickTime
 }
