@@ -248,7 +248,7 @@ func judgeTTLs(t *testing.T, samples []sample, stood time.Duration) {
 	slices.Sort(spare)
 	t.Logf("%d TTLs, %d of stale answers; of the lease was left, beyond what a cache keeps: %v at least, p1 %v, median %v, p99 %v, at most %v; clocks stood %v; %d wrong",
 		len(samples), stale, at(spare, 0), at(spare, 0.01), at(spare, 0.5), at(spare, 0.99), at(spare, 1), stood, wrong)
-	if len(spare) < 9_000 {
+	if len(spare) < len(samples)/2 || torture() && len(spare) < 10_000 { // of a short run on a busy machine, many are stale
 		t.Errorf("only %d answers were not stale", len(spare))
 	}
 }
