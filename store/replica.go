@@ -75,6 +75,10 @@ func (p *Replica) begin(ctx context.Context) error {
 	}
 }
 
+// Opened returns a channel that is closed once the registry has what was
+// restored, and can be changed.
+func (p *Replica) Opened() <-chan struct{} { return p.open }
+
 // MaxTTL returns the longest TTL that answers carry.
 func (p *Replica) MaxTTL() time.Duration { return p.cfg.MaxTTL }
 

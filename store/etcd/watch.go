@@ -24,6 +24,11 @@ var (
 
 // watch takes in what is written, until ctx is done.
 func (s *Store) watch(ctx context.Context) {
+	select {
+	case <-s.replica.Opened(): // before, a renewal would find nobody
+	case <-ctx.Done():
+		return
+	}
 	for n := 0; ; n++ {
 		err := s.watchOnce(ctx, n)
 		if ctx.Err() != nil {
