@@ -178,7 +178,7 @@ func TestExpiresFarFromEtcd(t *testing.T) {
 			beating.Go(func() {
 				for ctx.Err() == nil {
 					_, _ = r.Heartbeat(ctx, "web", id, store.Beat{})
-					time.Sleep(200*time.Millisecond + time.Duration(k)*3*time.Millisecond) //nolint:forbidigo // in a bubble, in which another goroutine waits for all
+					<-time.After(200*time.Millisecond + time.Duration(k)*3*time.Millisecond)
 				}
 			})
 		}

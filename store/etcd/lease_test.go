@@ -209,7 +209,7 @@ func TestHeartbeatsShareBatches(t *testing.T) {
 		for k := range n {
 			go func() {
 				id, most := fmt.Sprint("i", k), time.Duration(0)
-				time.Sleep(time.Duration(k) * each / n) //nolint:forbidigo // in a bubble
+				<-time.After(time.Duration(k) * each / n)
 				for range seconds * int(time.Second/each) {
 					next := time.Now().Add(each)
 					a.mustBeat(t, id)

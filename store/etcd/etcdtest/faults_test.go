@@ -13,13 +13,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/rosterdns/roster/store/etcd/etcdtest"
+	"github.com/rosterdns/roster/store/storetest"
 )
-
-// advance lets time pass, and all that is due in it happen.
-func advance(d time.Duration) {
-	time.Sleep(d) //nolint:forbidigo // in a bubble
-	synctest.Wait()
-}
 
 // bubble runs a test with two clients of a cluster.
 func bubble(t *testing.T, test func(t *testing.T, cluster *etcdtest.Cluster, a, b *etcdtest.Client)) {
@@ -71,7 +66,7 @@ func TestTimeGoesOnWhileWatchesWait(t *testing.T) {
 		w := a.Watch(t.Context(), "k")
 		a.Cut(etcdtest.Hangs)
 		begin := time.Now()
-		advance(time.Hour)
+		storetest.Advance(time.Hour)
 		a.Heal()
 		put(t, b, "k", "1")
 		if got := values(t, w); got != "1" {
