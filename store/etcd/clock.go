@@ -33,6 +33,9 @@ const (
 	// nearTime is how exactly another's clock is to be known before ours is put
 	// right by it alone, if that takes no longer than leaseTime.
 	nearTime = 100 * time.Millisecond
+	// farTime is how far another's clock may be ahead, by its tick, until ours is
+	// put forward: each time, leases that were promised here get shorter by that.
+	farTime = 2 * nearTime
 	// aloneTime is how long no other server may have been heard of, while we
 	// write, until we take it that there is none.
 	aloneTime = 2 * time.Second
@@ -170,7 +173,7 @@ func (s *Store) isGoing() bool { return s.ticks.going && s.replica.Age() <= s.ti
 // there are other servers, whose clocks may have gone on while ours stood.
 func (s *Store) confirm(t sentTick, others bool) {
 	age := s.replica.Age()
-	s.lag, s.returned = age-t.age, max(s.returned, t.age)
+	s.returned = max(s.returned, t.age)
 	switch {
 	case s.isGoing():
 		s.ticks.until = max(s.ticks.until, t.age+leaseTime)
@@ -187,14 +190,16 @@ func (s *Store) confirm(t sentTick, others bool) {
 	}
 }
 
-// follow takes in what another server's clocks show. Ours is never behind that;
+// follow takes in what another server's clocks show. Ours is never far behind that;
 // and where ours has stood, it catches up with what the other's did meanwhile.
 func (s *Store) follow(server string, by stamp) {
 	age := s.replica.Age()
 	most, ok := s.ticks.compare(server, by, age)
 	a := s.ticks.apart[server]
 	if s.isGoing() {
-		s.replica.Advance(by.at)
+		if by.at.Sub(s.replica.Now()) > farTime {
+			s.replica.Advance(by.at)
+		}
 		if ok {
 			a.stood, a.known = by.stood(), true
 		}

@@ -112,7 +112,6 @@ type Store struct {
 	applying bool             // known is ahead of the registry
 	ticks    ticks            // of this server
 	servers  map[string]*peer // the others
-	lag      time.Duration    // of the last tick that has come back
 	answered time.Duration    // the Age at which the last tick was sent that etcd has taken
 	returned time.Duration    // the same for the last that has come back
 
