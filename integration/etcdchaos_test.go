@@ -49,6 +49,10 @@ func TestEtcdChaos(t *testing.T) {
 	goroutines := h.goroutines()
 	c.run(t, h, all.history, rnd)
 	all.quiet.Store(true)
+	healed := time.Now()
+	h.agree(t)
+	until(t, 10*time.Second, "most clients' heartbeats are acknowledged again", func() bool { return all.acknowledged(healed) >= 45 })
+	pause(ctx, unconfirmed+100*time.Millisecond) // and all servers must know of them
 	all.final = h.agree(t)
 	h.healthy(t, goroutines)
 }

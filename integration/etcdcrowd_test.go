@@ -107,6 +107,7 @@ func (c *crowd) insist(ctx context.Context, l *life, at *int, method, path, body
 		}
 		switch {
 		case one.ok:
+			l.heard.Store(one.begin.UnixNano())
 			return true
 		case status == http.StatusNotFound:
 			c.lost(l, one)
@@ -124,6 +125,19 @@ func (c *crowd) insist(ctx context.Context, l *life, at *int, method, path, body
 		}
 	}
 	return false
+}
+
+// acknowledged returns of how many clients something was acknowledged that was sent
+// after a moment.
+func (c *crowd) acknowledged(since time.Time) (n int) {
+	c.note(func() {
+		for _, l := range c.lives {
+			if l.heard.Load() > since.UnixNano() {
+				n++
+			}
+		}
+	})
+	return n
 }
 
 // lost judges a heartbeat's 404: it is right only where no acknowledged heartbeat

@@ -112,7 +112,7 @@ func TestEtcdTTLs(t *testing.T) {
 	rnd := seeded(t)
 	h := newHosts(t)
 	a, b := h.servers[0], h.servers[1]
-	ctx, cancel := context.WithTimeout(t.Context(), lasts)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*lasts)
 	defer cancel()
 	holders := h.leaseholders(50)
 	before := h.extensions(t)
@@ -124,12 +124,17 @@ func TestEtcdTTLs(t *testing.T) {
 	stub := h.stub(t, b, 6*time.Second) // a stopped server answers late
 	var samples []sample
 	g.Go(func() {
-		for n := 0; ctx.Err() == nil || len(samples) < 10_000 && n < 100_000; n++ {
+		defer cancel()
+		begin, fresh := time.Now(), 0
+		for n := 0; ctx.Err() == nil && (time.Since(begin) < lasts || fresh < 10_000); n++ {
 			s := sample{l: holders[n%len(holders)], sent: time.Now()}
 			var err error
 			if s.answer, err = stub.ask(s.l.name, dns.TypeA); err == nil && len(s.addrs) == 1 {
 				s.got = time.Now()
 				samples = append(samples, s)
+				if !s.stale {
+					fresh++
+				}
 			}
 			if n%8 == 0 { // the answers are to be spread over the time
 				pause(ctx, time.Millisecond)
@@ -248,7 +253,7 @@ func judgeTTLs(t *testing.T, samples []sample, stood time.Duration) {
 	slices.Sort(spare)
 	t.Logf("%d TTLs, %d of stale answers; of the lease was left, beyond what a cache keeps: %v at least, p1 %v, median %v, p99 %v, at most %v; clocks stood %v; %d wrong",
 		len(samples), stale, at(spare, 0), at(spare, 0.01), at(spare, 0.5), at(spare, 0.99), at(spare, 1), stood, wrong)
-	if len(spare) < len(samples)/2 || torture() && len(spare) < 10_000 { // of a short run on a busy machine, many are stale
+	if len(spare) < 10_000 {
 		t.Errorf("only %d answers were not stale", len(spare))
 	}
 }
