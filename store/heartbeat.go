@@ -20,12 +20,9 @@ type Beat struct {
 // nothing can be changed: ErrDraining where the beat says it is anything else.
 func (r *Registry) Heartbeat(ctx context.Context, service, id string, b Beat) (Registration, error) {
 	at := slot{FoldName(service), Label(id)}
-	present, err := r.find(ctx, at, id)
+	present, err := r.find(ctx, at, id, r.renew)
 	if err != nil {
 		return Registration{}, err
-	}
-	if !r.renew(present.Lease, r.Now()) {
-		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrNotFound)
 	}
 	if present.Leaving && b.Status != nil && *b.Status != Draining {
 		return Registration{}, fmt.Errorf("%s/%s: %w", at.service, id, ErrDraining)

@@ -33,7 +33,7 @@ func (r *Registry) Deregister(ctx context.Context, service, id string) (Removal,
 
 // deregister is Deregister once the caller holds the slot.
 func (r *Registry) deregister(ctx context.Context, at slot, id string) (Removal, error) {
-	present, err := r.find(ctx, at, id)
+	present, err := r.find(ctx, at, id, (*Lease).lasts)
 	if err != nil {
 		return Removal{}, err
 	}
@@ -67,7 +67,7 @@ func (r *Registry) Drain(ctx context.Context, service, id string) (Removal, erro
 
 // drain is Drain once the caller holds the slot.
 func (r *Registry) drain(ctx context.Context, at slot, id string) (Removal, error) {
-	present, err := r.find(ctx, at, id)
+	present, err := r.find(ctx, at, id, (*Lease).lasts)
 	if err != nil {
 		return Removal{}, err
 	}
@@ -85,12 +85,13 @@ func (r *Registry) drain(ctx context.Context, at slot, id string) (Removal, erro
 	return Removal{revision, r.Wall(max(r.Now(), present.Lease.End()))}, nil
 }
 
-// find returns the instance at a slot. Where it is not there, but may have been
-// registered with another server just now, what that has done is waited for.
-func (r *Registry) find(ctx context.Context, at slot, id string) (Member, error) {
+// find returns the instance at a slot whose lease lasts, as is said of it. Where
+// it is not there, but may have been registered with another server just now, what
+// that has done is waited for.
+func (r *Registry) find(ctx context.Context, at slot, id string, lasts func(l *Lease, now Instant) bool) (Member, error) {
 	for waited := r.shared == nil; ; waited = true {
 		present, known := r.member(at)
-		if known && present.ID == id && present.Lease.lasts(r.Now()) {
+		if known && present.ID == id && lasts(present.Lease, r.Now()) {
 			return present, nil
 		}
 		if waited {
