@@ -207,6 +207,7 @@ func signalScript(ts *testscript.TestScript, _ bool, args []string) {
 func anyListener() {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	fmt.Println("pid", os.Getpid()) // first, so that whoever finds it registered finds this, too
 	if _, err := net.Listen("tcp", "127.0.0.1:"+os.Args[1]); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -217,7 +218,6 @@ func anyListener() {
 			os.Exit(1)
 		}
 	}
-	fmt.Println("pid", os.Getpid())
 	for s := range signals {
 		fmt.Println("got", s)
 		switch s {
