@@ -90,7 +90,7 @@ func (c chaos) run(t *testing.T, h *hosts, hist *history, rnd *rand.Rand) {
 		deck = deck[1:]
 		holds := c.holdsMin + time.Duration(rnd.Int64N(int64(c.holdsMax-c.holdsMin)))
 		since := time.Now()
-		t.Logf("%5.1f s: %v, for %v", since.Sub(begin).Seconds(), one, holds.Round(10*time.Millisecond))
+		t.Logf("%5.1f s (%s): %v, for %v", since.Sub(begin).Seconds(), since.Format("05.000"), one, holds.Round(10*time.Millisecond))
 		heal := one.do()
 		pause(ctx, holds)
 		heal()
@@ -111,7 +111,7 @@ func (c chaos) killServers(ctx context.Context, t *testing.T, h *hosts, rnd *ran
 	begin := time.Now()
 	for pause(ctx, time.Second+time.Duration(rnd.Int64N(int64(2*time.Second)))) {
 		s := h.servers[rnd.IntN(len(h.servers))]
-		t.Logf("%5.1f s: server killed: %s", time.Since(begin).Seconds(), s.name)
+		t.Logf("%5.1f s (%s): server killed: %s", time.Since(begin).Seconds(), time.Now().Format("05.000"), s.name)
 		if p := s.program.Load(); p.ended() {
 			t.Errorf("%s has ended by itself: %v\n%s", s.name, p.err, p.stderr)
 		}
@@ -240,6 +240,12 @@ func (c *crowd) judge(t *testing.T, lasted time.Duration) {
 	}
 	if n := len(j.wrong); n > 20 {
 		t.Errorf("and %d more", n-20)
+	}
+	told := 0
+	for l := range j.told {
+		if told++; told <= 3 {
+			t.Log(j.story(l))
+		}
 	}
 	stale := 0
 	for _, s := range c.sights {

@@ -81,6 +81,7 @@ type judge struct {
 	fresh map[int][]time.Time // per server: when those were asked that were not stale
 	acks  []time.Time         // of all clients
 	wrong []string
+	told  map[*life]time.Time // what is wrong about one, first
 
 	live, dead int           // how often one had to be in an answer; how often one was gone
 	excused    int           // how often one was there because clocks had stood
@@ -88,7 +89,7 @@ type judge struct {
 }
 
 func newJudge(h *history) *judge {
-	j := &judge{history: h, fresh: map[int][]time.Time{}}
+	j := &judge{history: h, fresh: map[int][]time.Time{}, told: map[*life]time.Time{}}
 	h.late()
 	slices.SortFunc(h.sights, func(a, b *sight) int { return a.sent.Compare(b.sent) })
 	for _, s := range h.sights {
@@ -122,6 +123,7 @@ func (j *judge) all() {
 			if left := j.due(s, l); left > 0 {
 				j.live++
 				if !there {
+					j.tell(s, l)
 					j.say("%s: %s lives for another %v at least and is not in the answer (stale: %v)", s.where(), l.id, left, s.stale)
 				}
 			}
@@ -216,6 +218,7 @@ func (j *judge) present(s *sight, l *life) {
 			gone = gone.Add(unconfirmed)
 		}
 		if s.sent.After(gone) {
+			j.tell(s, l)
 			j.say("%s: %s is in the answer %v after it was deregistered", s.where(), l.id, s.sent.Sub(l.removed.end))
 		}
 		return
@@ -232,6 +235,7 @@ func (j *judge) present(s *sight, l *life) {
 	j.excused++
 	j.latest = max(j.latest, late)
 	if stood := j.stood(ends.Add(-l.lease), s.got); late > stood {
+		j.tell(s, l)
 		j.say("%s: %s is in the answer %v after its lease's end, and clocks stood for %v (TTL %d)", s.where(), l.id, late, stood, s.ttl)
 	}
 }
@@ -327,4 +331,58 @@ func (s *sight) where() string {
 
 func (j *judge) say(format string, args ...any) {
 	j.wrong = append(j.wrong, fmt.Sprintf(format, args...))
+}
+
+// tell notes that an answer is wrong about an instance.
+func (j *judge) tell(s *sight, l *life) {
+	if first, ok := j.told[l]; !ok || s.sent.Before(first) {
+		j.told[l] = s.sent
+	}
+}
+
+// story is what its client did and what servers answered for some time before a
+// wrong answer about an instance and after it.
+func (j *judge) story(l *life) string {
+	const before, after = 15 * time.Second, 5 * time.Second
+	type line struct {
+		at   time.Time
+		text string
+	}
+	var lines []line
+	at := j.told[l]
+	add := func(t time.Time, format string, args ...any) {
+		if at.Sub(t) < before && t.Sub(at) < after {
+			lines = append(lines, line{t, fmt.Sprintf(format, args...)})
+		}
+	}
+	for k, t := range l.tries {
+		if t.ok || k == 0 || l.tries[k-1].ok || t.end.Sub(t.begin) > takenIn { // the first of several that failed, and those without an answer
+			add(t.begin, "heartbeat to %c, ok: %v after %v", 'A'+t.server, t.ok, t.end.Sub(t.begin).Round(time.Millisecond))
+		}
+	}
+	type state struct{ there, stale bool }
+	last := map[int]state{}
+	for _, s := range j.sights {
+		if s.service != l.service {
+			continue
+		}
+		now := state{slices.Contains(s.addrs, l.addr), s.stale}
+		if was, known := last[s.server]; !known || was != now {
+			add(s.sent, "%c answers, in it: %v, stale: %v, TTL %d", 'A'+s.server, now.there, now.stale, s.ttl)
+		}
+		last[s.server] = now
+	}
+	stood := map[int]time.Duration{}
+	for _, r := range j.runs {
+		if r.extended != stood[r.server] {
+			add(r.at, "%c says that its clock stood %v", 'A'+r.server, r.extended)
+		}
+		stood[r.server] = r.extended
+	}
+	slices.SortFunc(lines, func(a, b line) int { return a.at.Compare(b.at) })
+	text := fmt.Sprintf("%s of %s, first wrong at %s:", l.id, l.service, at.Format("05.000"))
+	for _, one := range lines {
+		text += fmt.Sprintf("\n%s %s", one.at.Format("05.000"), one.text)
+	}
+	return text
 }
