@@ -19,10 +19,12 @@ import (
 // then.
 //
 // What another server writes was written after the revision that its writer had
-// seen, and so after we sent our last tick at or before that revision. From that
+// seen, and so after we sent our last tick at or before that revision; and after
+// everybody else sent theirs, of whose clocks something is known as well. From that
 // follows how far the other's clock can be ahead of ours at most, and the
 // smallest of these bounds counts: so we know within some milliseconds when the
-// ends that it names come at the earliest.
+// ends that it names come at the earliest. By the ticks of others we know even of a
+// server that has come and gone while we were cut off.
 const (
 	tickTime = 250 * time.Millisecond
 	// leaseTime is for how long a tick confirms what is here.
@@ -46,13 +48,15 @@ const (
 // ticks are those that this server has sent, and what follows from them. They
 // are guarded by the mu of their store.
 type ticks struct {
-	sent []sentTick // by number
-	next uint64
+	sent  []sentTick // by number
+	next  uint64
+	heard map[string][]sentTick // those of the others, by server
 
 	until time.Duration // the Age until which what is here is confirmed
 	going bool          // the lease clock goes, and has not stood since it was put right
 	begun bool          // it has gone before
-	probe *sentTick     // where not: the first that was confirmed since
+	timed time.Duration // the Age at which the last tick was sent that came back in time
+	probe *sentTick     // where it does not go: the first that came back in time since, and all that followed
 	owed  []owed        // what has been heard while it did not go
 
 	// answers are how long others' clocks have stood meanwhile, by those who have
@@ -62,10 +66,10 @@ type ticks struct {
 	apart map[string]*apart // by server
 }
 
-// sentTick is one that this server has sent.
+// sentTick is one that has been sent.
 type sentTick struct {
 	n        uint64
-	age      time.Duration // when
+	age      time.Duration // when, by the sender's Age
 	revision int64         // etcd's; 0: it has not come back yet
 }
 
@@ -89,14 +93,37 @@ type owed struct {
 // keptTicks are enough for what others have seen lately.
 const keptTicks = 256
 
+func keep(kept []sentTick, t sentTick) []sentTick {
+	if len(kept) == keptTicks {
+		kept = append(kept[:0], kept[keptTicks/2:]...)
+	}
+	return append(kept, t)
+}
+
+// lastSeen returns the last tick that came at or before a revision of etcd.
+func lastSeen(kept []sentTick, revision int64) (sentTick, bool) {
+	for _, t := range slices.Backward(kept) {
+		if t.revision != 0 && t.revision <= revision {
+			return t, true
+		}
+	}
+	return sentTick{}, false
+}
+
 // send notes that a tick is sent.
 func (t *ticks) send(age time.Duration) uint64 {
 	t.next++
-	if len(t.sent) == keptTicks {
-		t.sent = append(t.sent[:0], t.sent[keptTicks/2:]...)
-	}
-	t.sent = append(t.sent, sentTick{n: t.next, age: age})
+	t.sent = keep(t.sent, sentTick{n: t.next, age: age})
 	return t.next
+}
+
+// hear notes that a tick of another server has come.
+func (t *ticks) hear(server string, sent sentTick) { t.heard[server] = keep(t.heard[server], sent) }
+
+// forget forgets a server.
+func (t *ticks) forget(server string) {
+	delete(t.apart, server)
+	delete(t.heard, server)
 }
 
 // back notes with which revision a tick has come back.
@@ -121,25 +148,47 @@ func (t *ticks) compare(server string, s stamp, age time.Duration) (most time.Du
 		delete(t.apart, server)
 	}
 	if a != nil {
-		a.most += time.Duration(float64(age-a.found) * rateMost)
-		a.found = age
+		a.most, a.found = a.mostAt(age), age
 	}
-	for _, sent := range slices.Backward(t.sent) {
-		if sent.revision == 0 || sent.revision > s.seen {
-			continue
-		}
-		if by := s.age - sent.age; a == nil {
+	if by, known := t.bound(server, s, age); known {
+		if a == nil {
 			a = &apart{most: by, found: age}
 			t.apart[server] = a
-		} else {
-			a.most = min(a.most, by)
 		}
-		break
+		a.most = min(a.most, by)
 	}
 	if a == nil {
 		return 0, false
 	}
 	return a.most, true
+}
+
+// mostAt returns by how much the other's Age can be above ours later.
+func (a *apart) mostAt(age time.Duration) time.Duration { return a.most + drift(age-a.found) }
+
+// drift is by how much clocks can move apart in some time.
+func drift(d time.Duration) time.Duration { return time.Duration(float64(d) * rateMost) }
+
+// bound returns by how much a server's Age can be above ours at most by what it had
+// seen when it wrote s: ticks of ours, and of others whose clocks we know.
+func (t *ticks) bound(server string, s stamp, age time.Duration) (most time.Duration, ok bool) {
+	take := func(ticks []sentTick, above time.Duration) { // whose sender's Age is above ours by that at most
+		seen, known := lastSeen(ticks, s.seen)
+		if !known {
+			return
+		}
+		by := s.age - seen.age + above + drift(age-(seen.age-above))
+		if !ok || by < most {
+			most, ok = by, true
+		}
+	}
+	take(t.sent, 0)
+	for other, ticks := range t.heard {
+		if a := t.apart[other]; a != nil && other != server {
+			take(ticks, a.mostAt(age))
+		}
+	}
+	return most, ok
 }
 
 // endOf returns until which Age of ours a lease lasts at least that ends, by
@@ -172,18 +221,22 @@ func (s *Store) isGoing() bool { return s.ticks.going && s.replica.Age() <= s.ti
 // confirm takes in that one of our ticks has come back. others says whether
 // there are other servers, whose clocks may have gone on while ours stood.
 func (s *Store) confirm(t sentTick, others bool) {
-	age := s.replica.Age()
+	age, last := s.replica.Age(), s.ticks.timed
 	s.returned = max(s.returned, t.age)
+	if t.age+leaseTime <= age { // too old to say anything
+		return
+	}
+	s.ticks.timed = max(s.ticks.timed, t.age)
 	switch {
 	case s.isGoing():
 		s.ticks.until = max(s.ticks.until, t.age+leaseTime)
 		s.replica.Confirm(s.ticks.until)
 		return
-	case t.age+leaseTime <= age: // too old to say anything
-		return
-	case s.ticks.probe == nil || s.ticks.going:
+	case s.ticks.probe == nil || s.ticks.going || t.age-last > leaseTime:
+		// What others said before, and how long none did, is of another time.
 		s.ticks.going = false
 		s.ticks.probe = &t
+		clear(s.ticks.answers)
 	}
 	if !others || t.age-s.ticks.probe.age >= aloneTime {
 		s.goOn(time.Duration(s.replica.Now()) - age)

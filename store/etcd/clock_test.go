@@ -38,17 +38,19 @@ func TestCompareClocks(t *testing.T) {
 		t.Error("the first tick is not known, or another one is")
 	}
 	unknown(9) // it has not seen it
-	// b is 4 s ahead, and wrote 300 ms after it can have seen the tick.
-	if got := compare(5300*ms, 10, 1300*ms); got != 4300*ms {
+	// b is 4 s ahead, and wrote 300 ms after it can have seen the tick. Since it was
+	// sent, clocks may have moved apart.
+	drift := func(d time.Duration) time.Duration { return time.Duration(etcd.RateMost * float64(d)) }
+	if got := compare(5300*ms, 10, 1300*ms); got != 4300*ms+drift(300*ms) {
 		t.Errorf("it is %v ahead at most", got)
 	}
 	// The next one comes sooner; bounds get worse with time, as clocks differ.
 	second := ticks.Send(2000 * ms)
 	ticks.Back(second, 20)
-	if got := compare(6020*ms, 20, 2040*ms); got != 4020*ms {
+	if got := compare(6020*ms, 20, 2040*ms); got != 4020*ms+drift(40*ms) {
 		t.Errorf("it is %v ahead at most", got)
 	}
-	worse := 4020*ms + time.Duration(etcd.RateMost*float64(1000*ms))
+	worse := 4020*ms + drift(40*ms) + drift(1000*ms)
 	if got := compare(7000*ms, 20, 3040*ms); got != worse {
 		t.Errorf("a second later it is %v ahead at most, want %v", got, worse)
 	}

@@ -142,6 +142,60 @@ func TestPrivateCutLengthensNothing(t *testing.T) {
 	}
 }
 
+// A server that is reached for so short a time that it does not learn what others'
+// clocks did, and is cut off again, makes up for both when it is back.
+func TestCutOffTwice(t *testing.T) {
+	for between := time.Duration(0); between <= 400*time.Millisecond; between += 20 * time.Millisecond {
+		subbubble(t, between.String(), func(t *testing.T, cluster *etcdtest.Cluster) {
+			a, b := two(t, cluster)
+			storetest.Register(t, a.Registry, instance("1", 20*time.Second))
+			b.client.Cut(etcdtest.Hangs)
+			storetest.Advance(4 * time.Second)
+			b.client.Heal()
+			storetest.Advance(between)
+			b.client.Cut(etcdtest.Hangs)
+			storetest.Advance(2 * time.Second)
+			a.mustBeat(t, "1")
+			ends := time.Now().Add(20 * time.Second)
+			storetest.Advance(2 * time.Second)
+			b.client.Heal()
+			storetest.Advance(2 * time.Second) // its clock is put right, if it was wrong
+			if b.stale() {
+				t.Fatal("it is stale")
+			}
+			if d := b.ends(t, "1").Sub(ends); d > 0 || d < -400*time.Millisecond {
+				t.Errorf("the lease ends %v later than its time", d)
+			}
+		})
+	}
+}
+
+// What was heard by a server that came and went while another was cut off counts
+// there as well: by the ticks of a third one it is known when it was heard.
+func TestHeardByOneThatCameAndWent(t *testing.T) {
+	bubble(t, func(t *testing.T, cluster *etcdtest.Cluster) {
+		a, b := two(t, cluster)
+		storetest.Register(t, a.Registry, instance("1", 20*time.Second))
+		b.client.Cut(etcdtest.Hangs)
+		storetest.Advance(4 * time.Second)
+		c := start(t, cluster, "c")
+		storetest.Advance(500 * time.Millisecond)
+		c.mustBeat(t, "1")
+		ends := time.Now().Add(20 * time.Second)
+		storetest.Advance(time.Second)
+		c.kill()
+		storetest.Advance(time.Second)
+		b.client.Heal()
+		storetest.Advance(600 * time.Millisecond)
+		if b.stale() {
+			t.Fatal("it is stale")
+		}
+		if d := b.ends(t, "1").Sub(ends); d > 0 || d < -400*time.Millisecond {
+			t.Errorf("the lease ends %v later than its time", d)
+		}
+	})
+}
+
 // Where nobody could reach etcd, all leases are longer by that.
 func TestCommonCutLengthensAll(t *testing.T) {
 	for name, fault := range faults {

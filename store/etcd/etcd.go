@@ -142,7 +142,7 @@ func New(c Client, cfg Config) *Store {
 		wake:     make(chan struct{}, 1),
 		known:    newKnown(),
 		servers:  map[string]*peer{},
-		ticks:    ticks{apart: map[string]*apart{}, answers: map[string]time.Duration{}},
+		ticks:    ticks{heard: map[string][]sentTick{}, apart: map[string]*apart{}, answers: map[string]time.Duration{}},
 		waiting:  map[uint64]chan store.Revision{},
 		cut:      make(chan struct{}),
 		advanced: make(chan struct{}),

@@ -322,7 +322,7 @@ func (t *taker) tick(key string, e *clientv3.Event) error {
 		defer t.mu.Unlock()
 		delete(t.servers, id)
 		t.others.Store(int64(len(t.servers)))
-		delete(t.ticks.apart, id)
+		t.ticks.forget(id)
 		return nil
 	}
 	tick, err := parseTick(key, e.Kv.Value)
@@ -334,6 +334,7 @@ func (t *taker) tick(key string, e *clientv3.Event) error {
 	if id != t.id {
 		t.hearFrom(id, tick)
 		t.follow(id, tick.stamp)
+		t.ticks.hear(id, sentTick{tick.n, tick.age, e.Kv.ModRevision})
 		return nil
 	}
 	if sent, ok := t.ticks.back(tick.n, e.Kv.ModRevision); ok {
