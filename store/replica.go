@@ -105,25 +105,43 @@ type Restored struct {
 	End Instant
 }
 
+// Difference is how many instances a [Replica.Reset] has registered, changed and
+// removed. One that has only got another revision is not among them.
+type Difference struct{ Registered, Changed, Gone int }
+
+// count takes in what is about to be applied.
+func (d *Difference) count(e *Event) {
+	switch {
+	case e.After == nil:
+		d.Gone++
+	case e.Kind == Registered:
+		d.Registered++
+	case e.After.Status != e.Before.Status || !e.After.sameAs(e.Before):
+		d.Changed++
+	}
+}
+
 // Reset makes the registry what is stored at a revision, where it has missed
-// changes. What is the same stays as it is, its lease is extended at most.
-// Subscribers are told that history has been compacted.
-func (p *Replica) Reset(ctx context.Context, state []Restored, at Revision) {
+// changes, and returns what that has come to. What is the same stays as it is, its
+// lease is extended at most. Subscribers are told that history has been compacted.
+func (p *Replica) Reset(ctx context.Context, state []Restored, at Revision) (by Difference) {
 	select {
 	case <-p.open:
 	case <-ctx.Done():
-		return
+		return by
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b := batch{Registry: p.Registry, views: map[*service]*View{}}
 	for _, e := range p.difference(state, at) {
+		by.count(&e)
 		b.apply(&e)
 	}
 	b.publish()
 	p.revision.Store(uint64(at))
 	p.feed.restart(at)
 	p.forgetLocked()
+	return by
 }
 
 // difference returns what makes of the registry what is stored, and extends the
@@ -138,7 +156,7 @@ func (p *Replica) difference(state []Restored, at Revision) (events []Event) {
 		case known && m.Revision == s.Revision:
 			p.heard(m.Lease, s.End)
 		case known:
-			events = append(events, Event{Revision: s.Revision, Kind: Updated, After: s.Instance, End: s.End, Elsewhere: true})
+			events = append(events, Event{Revision: s.Revision, Kind: Updated, Before: m.Instance, After: s.Instance, End: s.End, Elsewhere: true})
 		default:
 			events = append(events, Event{Revision: s.Revision, Kind: Registered, After: s.Instance, End: s.End, Elsewhere: true})
 		}

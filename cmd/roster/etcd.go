@@ -16,6 +16,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/rosterdns/roster/store"
 	"github.com/rosterdns/roster/store/etcd"
 )
 
@@ -155,6 +156,7 @@ func (f *serveFlags) etcdConfig(files *reloadable, log logrus.FieldLogger) (*etc
 		Trouble:   func(err error) { logCutOff(log, members, f.staleFor, err) },
 		Waiting:   func(err error) { logWaiting(log, err) },
 		Clocks:    func(server string, by float64) { logClocks(log, server, by) },
+		Reread:    func(why error, by store.Difference) { logReread(log, members, why, by) },
 	}
 	if cfg.TLS, err = f.etcd.tls(files.etcdCert); err != nil {
 		return nil, err
@@ -233,6 +235,16 @@ func logWaiting(log logrus.FieldLogger, err error) {
 func logClocks(log logrus.FieldLogger, server string, thousandths float64) {
 	log.Warnf("the clock of server %s goes at %+.0f thousandths of this one's rate (more than 10 make leases end early on one of them): "+
 		"see to the clocks of both hosts", server, thousandths)
+}
+
+// logReread says that the registry is now what is stored in etcd, and was not.
+func logReread(log logrus.FieldLogger, members []string, why error, by store.Difference) {
+	gone := ""
+	if by.Gone > 0 {
+		gone = "; those that are gone register again when their next heartbeat gets 404, permanent ones have to be registered by hand"
+	}
+	log.WithError(why).Warnf("everything in etcd (%s) was read again, watchers begin anew: %d instances registered, %d changed, %d gone%s",
+		strings.Join(members, ", "), by.Registered, by.Changed, by.Gone, gone)
 }
 
 // membersTime is how long the ready line waits for the names of the members.

@@ -9,7 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/rosterdns/roster/store"
 )
 
 func TestParseEtcd(t *testing.T) {
@@ -90,6 +93,21 @@ func TestReadPassword(t *testing.T) {
 	}
 	if _, err := readPassword(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("of no file: %v", err)
+	}
+}
+
+// The log says what has become of the instances, and what those that are gone do.
+func TestLogReread(t *testing.T) {
+	for by, says := range map[store.Difference]string{
+		{Registered: 1, Changed: 2}: "etcd (e1:2379) was read again, watchers begin anew: 1 instances registered, 2 changed, 0 gone",
+		{Gone: 3}:                   "0 instances registered, 0 changed, 3 gone; those that are gone register again when their next heartbeat gets 404",
+	} {
+		log, hook := test.NewNullLogger()
+		logReread(log, []string{"e1:2379"}, errors.New("it was emptied"), by)
+		e := hook.LastEntry()
+		if e == nil || e.Level != logrus.WarnLevel || !strings.Contains(e.Message, says) || (by.Gone == 0) == strings.Contains(e.Message, "404") {
+			t.Errorf("%+v: got %v, want %s", by, e, says)
+		}
 	}
 }
 

@@ -63,6 +63,11 @@ type Config struct {
 	// this one's, or slower, that leases are not what they should be: by how
 	// much, in thousandths. Default: nothing.
 	Clocks func(server string, thousandths float64)
+
+	// Reread is called when everything has been read again, because changes were
+	// missed or somebody else has written what only servers write: with why, and
+	// what that has made of the registry. Default: nothing.
+	Reread func(why error, by store.Difference)
 }
 
 func (c Config) withDefaults() Config {
@@ -77,6 +82,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Clocks == nil {
 		c.Clocks = func(string, float64) {}
+	}
+	if c.Reread == nil {
+		c.Reread = func(error, store.Difference) {}
 	}
 	return c
 }

@@ -78,6 +78,44 @@ func TestKeysWrittenByHand(t *testing.T) {
 	})
 }
 
+// A server says that it has read everything again, why, and what that has made of
+// its registry.
+func TestRereadIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, cluster *etcdtest.Cluster) {
+		a, b := two(t, cluster)
+		for _, id := range []string{"1", "2", "3"} {
+			storetest.Register(t, a.Registry, instance(id, time.Minute))
+		}
+		hand := cluster.Client()
+		stored, err := hand.Get(t.Context(), "/roster/instances/web/1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		storetest.Register(t, a.Registry, instance("1", 2*time.Minute))
+		for k, c := range []struct {
+			op  clientv3.Op
+			key string
+			by  store.Difference
+		}{
+			{clientv3.OpDelete("/roster/instances/web/3"), "/roster/instances/web/3", store.Difference{Gone: 1}},
+			{clientv3.OpPut("/roster/instances/web/1", string(stored.Kvs[0].Value)), "/roster/instances/web/1", store.Difference{Changed: 1}},
+			{clientv3.OpDelete("/roster/", clientv3.WithPrefix()), "/roster/base", store.Difference{Gone: 2}},
+			{clientv3.OpPut("/roster/instances/web/1", string(stored.Kvs[0].Value)), "/roster/instances/web/1", store.Difference{Registered: 1}},
+		} {
+			if _, err := hand.Do(t.Context(), c.op); err != nil {
+				t.Fatal(err)
+			}
+			storetest.Advance(time.Second)
+			for _, s := range []*server{a, b} {
+				if why, by := s.reread(t); by != c.by || !strings.Contains(why, c.key) {
+					t.Errorf("%d: it was %+v because of %q, want %+v because of %s", k, by, why, c.by, c.key)
+				}
+			}
+		}
+		same(t, a, b)
+	})
+}
+
 // Somebody else's keys: a start is refused, and writes nothing among them.
 func TestForeignPrefix(t *testing.T) {
 	bubble(t, func(t *testing.T, cluster *etcdtest.Cluster) {

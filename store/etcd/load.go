@@ -390,11 +390,12 @@ func (st *state) freshLength(i *store.Instance) time.Duration {
 	return min(st.longest, i.TTL)
 }
 
-// resync reads all again, because changes have been missed.
-func (s *Store) resync(ctx context.Context) error {
+// resync reads all again, because changes have been missed, and returns what that
+// has made of the registry.
+func (s *Store) resync(ctx context.Context) (by store.Difference, _ error) {
 	st, err := s.read(ctx)
 	if err != nil {
-		return err
+		return by, err
 	}
 	s.count(func(c *counts) { c.resyncs++ })
 	// Where etcd was set back to an earlier state, readers have seen what we have
@@ -402,10 +403,10 @@ func (s *Store) resync(ctx context.Context) error {
 	now := s.replica.Revision()
 	for back := s.isSetBack() || st.revision < now; back && st.revision <= now; {
 		if err := s.setBase(ctx, st.base+(now-st.revision)+1, st.written); err != nil {
-			return err
+			return by, err
 		}
 		if st, err = s.read(ctx); err != nil {
-			return err
+			return by, err
 		}
 	}
 	s.mu.Lock()
@@ -417,7 +418,7 @@ func (s *Store) resync(ctx context.Context) error {
 			restored[k].End = restored[k].End.Add(-lateTime)
 		}
 	}
-	s.replica.Reset(ctx, restored, st.revision)
+	by = s.replica.Reset(ctx, restored, st.revision)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.applying, s.why = false, nil
@@ -428,5 +429,5 @@ func (s *Store) resync(ctx context.Context) error {
 			seen <- 0 // what it waits for may have been among what was read
 		}
 	}
-	return nil
+	return by, nil
 }

@@ -23,7 +23,14 @@ type server struct {
 	close  func() // as where it is told to end
 
 	mu      sync.Mutex
-	trouble []error // what it was told of; guarded by mu
+	trouble []error  // what it was told of; guarded by mu, as is what follows
+	rereads []reread // forgotten once they were asked for
+}
+
+// reread is that a server has read everything again.
+type reread struct {
+	why error
+	by  store.Difference
 }
 
 // bubble runs a test on a new cluster, in a bubble of its own.
@@ -48,6 +55,11 @@ func startAs(t *testing.T, cluster *etcdtest.Cluster, cfg etcd.Config, id string
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.trouble = append(s.trouble, err)
+	}
+	cfg.Reread = func(why error, by store.Difference) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.rereads = append(s.rereads, reread{why, by})
 	}
 	s.etcd = etcd.New(s.client, cfg)
 	if id != "" {
@@ -88,6 +100,25 @@ func (s *server) told() (began, ended int) {
 		}
 	}
 	return began, ended
+}
+
+// reread returns what a server has read again since it was last asked: why the
+// first time, and what that and all that followed have made of its registry.
+func (s *server) reread(t *testing.T) (why string, by store.Difference) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.rereads) == 0 {
+		t.Fatal("it has not said that it has read everything again")
+	}
+	why = s.rereads[0].why.Error()
+	for _, r := range s.rereads {
+		by.Registered += r.by.Registered
+		by.Changed += r.by.Changed
+		by.Gone += r.by.Gone
+	}
+	s.rereads = nil
+	return why, by
 }
 
 // instance is one of web with a TTL in whole seconds.

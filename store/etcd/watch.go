@@ -34,9 +34,15 @@ func (s *Store) watch(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		why := err
 		for errors.Is(err, errMissed) || errors.Is(err, errDamaged) {
 			s.note(err)
-			if err = s.resync(ctx); err == nil || ctx.Err() != nil {
+			var by store.Difference
+			if by, err = s.resync(ctx); ctx.Err() != nil {
+				return
+			}
+			if err == nil {
+				s.cfg.Reread(why, by)
 				break
 			}
 			err = errors.Join(errMissed, err)
