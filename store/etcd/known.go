@@ -12,6 +12,10 @@ type known struct {
 	instances map[place]*instance
 	created   map[int64]*instance // by the etcd revision at which the key was made
 	batches   map[string]*batch   // by key
+
+	// unneeded are those of the batches that nobody needs, by server. They are few:
+	// long leases need a batch for long.
+	unneeded map[string]map[*batch]struct{}
 }
 
 // instance is what is known of an instance's key.
@@ -45,12 +49,13 @@ func (i *instance) until(at, end store.Instant) store.Instant {
 // batch is a batch of renewals. It is needed for as long as it is the last that
 // has said something about any instance.
 type batch struct {
+	key    string
 	server string
 	needed int
 }
 
 func newKnown() known {
-	return known{map[place]*instance{}, map[int64]*instance{}, map[string]*batch{}}
+	return known{map[place]*instance{}, map[int64]*instance{}, map[string]*batch{}, map[string]map[*batch]struct{}{}}
 }
 
 // put takes in that an instance's key has been written. Where the lease has got
@@ -92,25 +97,68 @@ func (k *known) renew(i *instance, end store.Instant, b *batch) {
 	i.end, i.batch = end, b
 	if b != nil {
 		b.needed++
+		k.keep(b)
+	}
+}
+
+// add takes in that a batch has been written.
+func (k *known) add(key, server string) *batch {
+	b := &batch{key: key, server: server}
+	k.batches[key] = b
+	k.spare(b)
+	return b
+}
+
+// drop takes in that a batch has been deleted.
+func (k *known) drop(key string) {
+	if b := k.batches[key]; b != nil {
+		delete(k.batches, key)
+		k.keep(b)
 	}
 }
 
 func (k *known) unneed(i *instance) {
-	if i.batch != nil {
-		i.batch.needed--
-		i.batch = nil
+	b := i.batch
+	if b == nil {
+		return
+	}
+	i.batch = nil
+	b.needed--
+	if b.needed == 0 && k.batches[b.key] == b { // else it has been deleted by hand
+		k.spare(b)
+	}
+}
+
+// spare and keep put a batch among those that nobody needs, and take it out.
+func (k *known) spare(b *batch) {
+	of := k.unneeded[b.server]
+	if of == nil {
+		of = map[*batch]struct{}{}
+		k.unneeded[b.server] = of
+	}
+	of[b] = struct{}{}
+}
+
+func (k *known) keep(b *batch) {
+	of := k.unneeded[b.server]
+	delete(of, b)
+	if len(of) == 0 {
+		delete(k.unneeded, b.server)
 	}
 }
 
 // done returns up to limit keys of batches that nobody needs, of those servers
 // for which ours says so.
 func (k *known) done(limit int, ours func(server string) bool) (keys []string) {
-	for key, b := range k.batches {
-		if len(keys) == limit {
-			break
+	for server, of := range k.unneeded {
+		if !ours(server) {
+			continue
 		}
-		if b.needed == 0 && ours(b.server) {
-			keys = append(keys, key)
+		for b := range of {
+			if len(keys) == limit {
+				return keys
+			}
+			keys = append(keys, b.key)
 		}
 	}
 	return keys

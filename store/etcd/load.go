@@ -315,8 +315,7 @@ func (st *state) takeBatch(k keys) func(*mvccpb.KeyValue) error {
 			return err
 		}
 		st.shown = max(st.shown, s.at)
-		b := &batch{server: server}
-		st.known.batches[key] = b
+		b := st.known.add(key, server)
 		if kv.ModRevision < st.floored {
 			return nil
 		}

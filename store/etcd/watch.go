@@ -289,7 +289,7 @@ func (t *taker) batch(key string, e *clientv3.Event) error {
 	if e.Type != clientv3.EventTypePut {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		delete(t.known.batches, key)
+		t.known.drop(key)
 		return nil
 	}
 	s, leases, err := parseBatch(key, e.Kv.Value)
@@ -304,8 +304,7 @@ func (t *taker) batch(key string, e *clientv3.Event) error {
 func (t *taker) renewals(key, server string, s stamp, leases []renewed) (news []store.Renewal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	b := &batch{server: server}
-	t.known.batches[key] = b
+	b := t.known.add(key, server)
 	for _, l := range leases {
 		i := t.known.created[l.created]
 		if i == nil {
