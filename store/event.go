@@ -34,7 +34,7 @@ type Event struct {
 	Checked bool
 
 	// End is until when the lease lasts afterwards, at least; 0 where that is
-	// for whoever applies it. It is set where the backend is [Shared].
+	// for whoever applies it. A [Shared] backend sets it: see [Replica.EndAfter].
 	End Instant
 
 	// Elsewhere: another server has decided it.

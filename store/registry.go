@@ -98,6 +98,7 @@ type Registry struct {
 	deadlines   *deadlines
 	weights     *weights
 	drains      drains
+	elsewhere   elsewhere
 	feed        *feed
 	counts      counts
 }
@@ -157,7 +158,7 @@ func (r *Registry) restore(into map[*service]*View, i *Instance, end Instant) *L
 	if v == nil {
 		v = &View{Service: i.Service, home: s}
 		into[s] = v
-		s.cached.Store(int64(r.Now().Add(r.cfg.MaxTTL + time.Second)))
+		s.cached.Store(int64(r.Now().Add(r.longest() + time.Second)))
 	}
 	i.Service = v.Service // one copy of the name for all its instances
 	if i.Check == nil && i.Given != "" && i.Permanent() && i.Port != 0 {
@@ -320,7 +321,6 @@ func (r *Registry) take(ctx context.Context, at slot, events ...Event) (Registra
 // at the slot, which the caller has locked.
 func (r *Registry) commit(ctx context.Context, at slot, events ...Event) (Registration, error) {
 	last := &events[len(events)-1]
-	r.setEnd(at, last)
 	if m, known := r.member(at); known && last.Kind != Registered {
 		defer r.hear(ctx, m.Lease)()
 	}

@@ -76,7 +76,6 @@ func (r *Registry) drain(ctx context.Context, at slot, id string) (Removal, erro
 		after := *present.Instance
 		after.Status, after.Leaving = Draining, true
 		events := []Event{{Kind: StatusChanged, Before: present.Instance, After: &after}}
-		r.setEnd(at, &events[0])
 		if err := r.backend.Commit(ctx, events); err != nil {
 			return Removal{}, fmt.Errorf("drain %s: %w", present, err)
 		}

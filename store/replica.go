@@ -79,8 +79,43 @@ func (p *Replica) begin(ctx context.Context) error {
 // restored, and can be changed.
 func (p *Replica) Opened() <-chan struct{} { return p.open }
 
-// MaxTTL returns the longest TTL that answers carry.
+// MaxTTL returns the longest TTL that this server's answers carry.
 func (p *Replica) MaxTTL() time.Duration { return p.cfg.MaxTTL }
+
+// elsewhere is what other servers hand out.
+type elsewhere struct {
+	longest atomic.Int64 // a Duration: the longest TTL of any that was heard of
+	cached  atomic.Int64 // an Instant: until when caches hold what was theirs when one was last heard of
+}
+
+// HandsOut takes in that another server is there, and the longest TTL that its
+// answers carry. Which server that was is forgotten: what it has answered is in
+// caches when it is gone.
+func (p *Replica) HandsOut(maxTTL time.Duration) {
+	raise(&p.elsewhere.longest, int64(maxTTL))
+	raise(&p.elsewhere.cached, int64(p.Now().Add(p.longest()+shareTime)))
+}
+
+// LongestTTL returns the longest TTL that the answers of any server carry that has
+// been heard of since this one was started, its own included.
+func (p *Replica) LongestTTL() time.Duration { return p.longest() }
+
+func (r *Registry) longest() time.Duration {
+	return max(r.cfg.MaxTTL, time.Duration(r.elsewhere.longest.Load()))
+}
+
+// raise makes a at least to, and reports whether it was less.
+func raise(a *atomic.Int64, to int64) bool {
+	for {
+		old := a.Load()
+		if to <= old {
+			return false
+		}
+		if a.CompareAndSwap(old, to) {
+			return true
+		}
+	}
+}
 
 // Restore takes in an instance that is stored, whose lease lasts until end; others
 // says that another server may have heard from it later. It is called before
@@ -217,16 +252,7 @@ func (p *Replica) GoOn(ahead, until time.Duration) {
 }
 
 func (p *Replica) confirm(until time.Duration) {
-	for {
-		old := p.Registry.confirmed.Load()
-		if int64(until) <= old {
-			return
-		}
-		if p.Registry.confirmed.CompareAndSwap(old, int64(until)) {
-			break
-		}
-	}
-	if !p.once.Swap(true) {
+	if raise(&p.Registry.confirmed, int64(until)) && !p.once.Swap(true) {
 		close(p.confirmed)
 	}
 }
@@ -250,35 +276,36 @@ const shareTime = 5 * time.Second
 
 // cachedUntil returns the moment at which the last honest cache has forgotten
 // what was answered from any view of a service. What other servers have answered
-// is not known here; they keep to the ends of leases and to MaxTTL.
+// is not known here; they keep to the ends of leases and to the longest TTL.
 func (r *Registry) cachedUntil(s *service) Instant {
-	cached := Instant(s.cached.Load())
+	cached := max(Instant(s.cached.Load()), Instant(r.elsewhere.cached.Load()))
 	if !r.alone() {
-		return max(cached, r.Now().Add(r.cfg.MaxTTL+shareTime))
+		return max(cached, r.Now().Add(r.longest()+shareTime))
 	}
 	return cached
 }
 
-// setEnd sets until when the lease lasts that an event leaves at a slot, for
-// other servers to know.
-func (r *Registry) setEnd(at slot, e *Event) {
-	if r.shared == nil {
-		return
-	}
+// EndAfter returns until when the lease lasts that an event leaves, for other
+// servers to know. It has to be asked right before the event is written: what it
+// says of a lease that gets shorter hangs on which servers are known then.
+func (p *Replica) EndAfter(e *Event) Instant {
 	length := e.After.leaseLength()
-	m, known := r.member(at)
-	e.End = endAt(r.Now(), length)
-	if !known || e.Kind == Registered {
-		return
+	end := endAt(p.Now(), length)
+	m, known := p.member(slot{e.After.Service, e.After.Label})
+	switch v := p.Service(e.After.Service); {
+	case !known, e.Kind == Registered, v == nil:
+		return end
+	case time.Duration(m.Lease.length.Load()) == length:
+		return m.Lease.End()
+	default:
+		return max(end, min(p.lastsUntil(m.Lease), p.cachedUntil(v.home)))
 	}
-	old := m.Lease.End()
-	if time.Duration(m.Lease.length.Load()) == length {
-		e.End = old
-		return
-	}
-	if v := r.Service(at.service); v != nil {
-		e.End = max(e.End, min(r.lastsUntil(m.Lease), r.cachedUntil(v.home)))
-	}
+}
+
+// Shortens reports whether an event may make a lease end earlier than others know:
+// it gets another length.
+func (e *Event) Shortens() bool {
+	return e.Before != nil && e.After != nil && e.Before.leaseLength() != e.After.leaseLength()
 }
 
 // lastsUntil returns until when a lease lasts at most. Another server may have

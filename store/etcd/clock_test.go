@@ -93,13 +93,13 @@ func TestClockRates(t *testing.T) {
 				thousandths float64
 			}
 			got := make(chan told, 10)
-			a := startAs(t, cluster, etcd.Config{Name: "a", Clocks: func(server string, thousandths float64) { got <- told{server, thousandths} }}, "")
+			a := startAs(t, cluster, etcd.Config{Name: "a", Clocks: func(server string, thousandths float64) { got <- told{server, thousandths} }}, store.Config{}, "")
 			c2 := cluster.Client()
 			defer c2.Close()
 			begin := time.Now()
 			for n := range 11 * 60 * 4 {
 				its := time.Duration(c.rate * float64(time.Since(begin)))
-				key, value := etcd.Tick("ffffffffffffffff", "other", uint64(n), its, store.Instant(its), cluster.Revision())
+				key, value := etcd.Tick("ffffffffffffffff", "other", uint64(n), its, store.Instant(its), cluster.Revision(), 0)
 				if _, err := c2.Put(t.Context(), key, value); err != nil {
 					t.Fatal(err)
 				}

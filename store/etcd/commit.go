@@ -206,19 +206,26 @@ func (s *Store) transaction(e *store.Event, n uint64) ([]clientv3.Cmp, []clientv
 	}
 	at := placeOf(e)
 	key, there := s.keys.instance(at), s.known.instances[at]
-	c := change{stamp: s.stampLocked(), server: s.id, n: n, kind: e.Kind, checked: e.Checked, at: at, end: e.End}
+	c := change{stamp: s.stampLocked(), server: s.id, n: n, kind: e.Kind, checked: e.Checked, at: at}
+	if e.After != nil {
+		c.end = s.replica.EndAfter(e)
+	}
 	condition := clientv3.Compare(clientv3.CreateRevision(key), "=", 0)
 	switch {
 	case (e.Before == nil) != (there == nil), there != nil && there.revision != e.Before.Revision:
 		return nil, nil, fmt.Errorf("%s: %w", e.Instance(), store.ErrConflict)
 	case there != nil:
 		condition = clientv3.Compare(clientv3.ModRevision(key), "=", there.modified)
-		c.end = max(c.end, there.end) // for those who will read only the key
-		if e.After != nil && (e.After.Leaving || e.After.TTL != e.Before.TTL) && e.End != 0 {
-			c.end = e.End
+		if !e.Shortens() {
+			c.end = max(c.end, there.end) // for those who will read only the key
 		}
 	}
 	conditions := []clientv3.Cmp{condition}
+	if e.Shortens() {
+		// And no server may have joined that has not been heard of here: it may hand
+		// out longer TTLs than the others, for which the end has to leave time.
+		conditions = append(conditions, clientv3.Compare(clientv3.CreateRevision(s.keys.servers), "<", s.seen+1).WithPrefix())
+	}
 	if e.Kind == store.Expired {
 		// And nobody may have written a renewal that has not been seen here: each
 		// comes with a tick. What this server has written itself it knows.

@@ -211,8 +211,9 @@ func (k keys) parseChange(value []byte) (change, error) {
 // tick is the value of a server's key.
 type tick struct {
 	stamp
-	n    uint64 // the server's number for it
-	name string
+	n      uint64 // the server's number for it
+	name   string
+	maxTTL time.Duration // the longest that the server's answers carry
 }
 
 func (t tick) append(key string) string {
@@ -220,12 +221,13 @@ func (t tick) append(key string) string {
 	w.stamp(t.stamp)
 	w.number(t.n)
 	w.text(t.name)
+	w.number(uint64(t.maxTTL))
 	return w.end(key)
 }
 
 func parseTick(key string, value []byte) (tick, error) {
 	r := newReader(key, value)
-	t := tick{r.stamp(), r.number(), r.text()}
+	t := tick{r.stamp(), r.number(), r.text(), time.Duration(r.number())}
 	return t, r.end(key)
 }
 

@@ -42,7 +42,7 @@ func TestJudges(t *testing.T) {
 	bubble(t, func(t *testing.T, cluster *etcdtest.Cluster) {
 		var servers []*server
 		for k := range 3 {
-			servers = append(servers, startAs(t, cluster, etcd.Config{}, fmt.Sprintf("%016x", 0x1234567890abcdef+k)))
+			servers = append(servers, startAs(t, cluster, etcd.Config{}, store.Config{}, fmt.Sprintf("%016x", 0x1234567890abcdef+k)))
 			storetest.Advance(time.Second)
 		}
 		shares := func(judge map[string]int, n int) {

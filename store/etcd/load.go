@@ -156,7 +156,7 @@ func (s *Store) join(ctx context.Context) (alone bool, _ error) {
 	n := s.ticks.send(age)
 	s.mu.Unlock()
 	key := s.keys.server(s.id)
-	resp, err := s.client.Put(ctx, key, tick{now, n, s.cfg.Name}.append(key))
+	resp, err := s.client.Put(ctx, key, s.tick(now, n).append(key))
 	if err != nil {
 		return false, fmt.Errorf("write %s: %w", key, s.translate(err))
 	}
@@ -217,18 +217,19 @@ type state struct {
 
 // read reads all that is stored.
 func (s *Store) read(ctx context.Context) (*state, error) {
-	st := &state{longest: s.replica.MaxTTL() + time.Second, known: newKnown(), stored: map[place]*store.Instance{}}
+	st := &state{known: newKnown(), stored: map[place]*store.Instance{}}
 	if err := s.readSingle(ctx, st); err != nil {
-		return st, err
-	}
-	if err := s.readRange(ctx, s.keys.instances, st.at, st.takeInstance(s.keys)); err != nil {
-		return st, err
-	}
-	if err := s.readRange(ctx, s.keys.renewals, st.at, st.takeBatch(s.keys)); err != nil {
 		return st, err
 	}
 	var err error
 	if st.servers, err = s.readServers(ctx, st.at); err != nil {
+		return st, err
+	}
+	st.longest = s.replica.LongestTTL() + time.Second // it has heard of the servers now
+	if err := s.readRange(ctx, s.keys.instances, st.at, st.takeInstance(s.keys)); err != nil {
+		return st, err
+	}
+	if err := s.readRange(ctx, s.keys.renewals, st.at, st.takeBatch(s.keys)); err != nil {
 		return st, err
 	}
 	for _, p := range st.servers {
@@ -358,8 +359,12 @@ func (s *Store) readServers(ctx context.Context, at int64) (map[string]*peer, er
 		}
 		t, err := parseTick(string(kv.Key), kv.Value)
 		age := s.replica.Age()
+		if err != nil {
+			return err
+		}
+		s.replica.HandsOut(t.maxTTL)
 		servers[id] = &peer{tick: t, heard: age, since: age, from: t.age}
-		return err
+		return nil
 	})
 }
 

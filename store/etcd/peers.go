@@ -25,6 +25,11 @@ type peer struct {
 	from  time.Duration // its own Age then
 }
 
+// tick returns one of this server.
+func (s *Store) tick(at stamp, n uint64) tick {
+	return tick{stamp: at, n: n, name: s.cfg.Name, maxTTL: s.replica.MaxTTL()}
+}
+
 // hearFrom takes in a tick of another server. The caller holds mu.
 func (s *Store) hearFrom(id string, t tick) {
 	age := s.replica.Age()
@@ -35,6 +40,7 @@ func (s *Store) hearFrom(id string, t tick) {
 		s.others.Store(int64(len(s.servers)))
 	}
 	p.tick, p.heard = t, age
+	s.replica.HandsOut(t.maxTTL)
 	if passed := age - p.since; passed >= rateTime {
 		rate := float64(t.age-p.from)/float64(passed) - 1
 		p.since, p.from = age, t.age

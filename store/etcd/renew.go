@@ -135,7 +135,7 @@ func (s *Store) take() (*writing, time.Duration) {
 	p.last = age
 	p.writing++
 	at := s.stampLocked()
-	w := &writing{tick: tick{stamp: at, n: s.ticks.send(age), name: s.cfg.Name}, age: age}
+	w := &writing{tick: s.tick(at, s.ticks.send(age)), age: age}
 	if wanted {
 		w.leases, w.waiters = p.leases, p.waiters
 		p.leases, p.waiters = nil, nil

@@ -43,11 +43,11 @@ func bubble(t *testing.T, test func(t *testing.T, cluster *etcdtest.Cluster)) {
 // start starts a server.
 func start(t *testing.T, cluster *etcdtest.Cluster, name string) *server {
 	t.Helper()
-	return startAs(t, cluster, etcd.Config{Name: name}, "")
+	return startAs(t, cluster, etcd.Config{Name: name}, store.Config{}, "")
 }
 
 // startAs starts a server with an identity of its own, "" for any.
-func startAs(t *testing.T, cluster *etcdtest.Cluster, cfg etcd.Config, id string) *server {
+func startAs(t *testing.T, cluster *etcdtest.Cluster, cfg etcd.Config, registry store.Config, id string) *server {
 	t.Helper()
 	s := &server{client: cluster.Client()}
 	cfg.Endpoints = []string{"fake"}
@@ -65,7 +65,7 @@ func startAs(t *testing.T, cluster *etcdtest.Cluster, cfg etcd.Config, id string
 	if id != "" {
 		etcd.SetID(s.etcd, id)
 	}
-	s.Registry, s.close = storetest.Open(t, func(*testing.T) store.Backend { return s.etcd }, store.Config{})
+	s.Registry, s.close = storetest.Open(t, func(*testing.T) store.Backend { return s.etcd }, registry)
 	return s
 }
 
