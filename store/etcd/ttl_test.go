@@ -50,11 +50,13 @@ func TestLongestTTLOfAnyServer(t *testing.T) {
 		if _, err := a.Heartbeat(t.Context(), "web", "shortened", store.Beat{TTL: &ttl}); err != nil {
 			t.Fatal(err)
 		}
-		for name, s := range map[string]*server{"a": a, "b": b, "a new one": start(t, cluster, "c")} {
+		c := start(t, cluster, "c")
+		for name, s := range map[string]*server{"a": a, "b": b, "a new one": c} {
 			if d := time.Until(s.ends(t, "shortened")); d < longTTL {
 				t.Errorf("on %s the lease that got shorter lasts for %v", name, d)
 			}
 		}
+		c.close()
 		b.kill() // but it may come back
 		storetest.Advance(9 * time.Second)
 		if d := a.drained(t, "later"); d < longTTL {
