@@ -363,7 +363,8 @@ func (s *Store) readServers(ctx context.Context, at int64) (map[string]*peer, er
 			return err
 		}
 		s.replica.HandsOut(t.maxTTL)
-		servers[id] = &peer{tick: t, heard: age, since: age, from: t.age}
+		// It may have been killed; if not, the next tick comes soon.
+		servers[id] = &peer{tick: t, heard: age, ticked: age + lateTime - aloneTime, since: age, from: t.age}
 		return nil
 	})
 }

@@ -20,9 +20,10 @@ const (
 // peer is another server.
 type peer struct {
 	tick
-	heard time.Duration // when it was last heard of
-	since time.Duration // from when its clock is watched
-	from  time.Duration // its own Age then
+	heard  time.Duration // when it was last heard of, or may have been
+	ticked time.Duration // when a tick of it last came
+	since  time.Duration // from when its clock is watched
+	from   time.Duration // its own Age then
 }
 
 // tick returns one of this server.
@@ -39,7 +40,7 @@ func (s *Store) hearFrom(id string, t tick) {
 		s.servers[id] = p
 		s.others.Store(int64(len(s.servers)))
 	}
-	p.tick, p.heard = t, age
+	p.tick, p.heard, p.ticked = t, age, age
 	s.replica.HandsOut(t.maxTTL)
 	if passed := age - p.since; passed >= rateTime {
 		rate := float64(t.age-p.from)/float64(passed) - 1

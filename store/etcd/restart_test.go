@@ -135,8 +135,8 @@ func TestKilled(t *testing.T) {
 		}
 		b.kill()
 		storetest.Advance(9500 * time.Millisecond)
-		if got := a.etcd.Servers(); len(got) != 1 {
-			t.Errorf("after 9.5 s a knows of %v", got)
+		if a.etcd.Alone() {
+			t.Error("after 9.5 s a takes b for gone")
 		}
 		storetest.Advance(1100 * time.Millisecond)
 		if got := a.etcd.Servers(); len(got) != 0 || !a.etcd.Alone() {
@@ -159,6 +159,31 @@ func TestKilled(t *testing.T) {
 		if b.stale() || len(a.etcd.Servers()) != 1 || len(b.etcd.Servers()) != 1 {
 			t.Errorf("b is stale: %v; known are %v and %v", b.stale(), a.etcd.Servers(), b.etcd.Servers())
 		}
+	})
+}
+
+// Who was killed is not said to be up for long, also by a server that is started
+// then.
+func TestServersThatAreUp(t *testing.T) {
+	bubble(t, func(t *testing.T, cluster *etcdtest.Cluster) {
+		a, b := two(t, cluster)
+		up := func(s *server, want ...string) {
+			t.Helper()
+			if got := s.etcd.Servers(); !slices.Equal(got, want) {
+				t.Errorf("up are %v, want %v", got, want)
+			}
+		}
+		b.kill()
+		storetest.Advance(1700 * time.Millisecond)
+		up(a, "b")
+		storetest.Advance(400 * time.Millisecond)
+		up(a)
+		up(b, "a") // it may not have heard
+		c := start(t, cluster, "c")
+		up(c, "a")
+		b.client.Heal()
+		storetest.Advance(2 * time.Second)
+		up(a, "b", "c")
 	})
 }
 

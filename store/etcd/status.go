@@ -34,12 +34,15 @@ func (s *Store) Members(ctx context.Context) ([]Member, error) {
 	return members, nil
 }
 
-// Servers returns the names of the other servers that are up, sorted.
+// Servers returns the names of the other servers that are up, sorted: those that
+// were heard of lately, or all where this one is cut off and may not have heard.
 func (s *Store) Servers() (names []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.servers {
-		names = append(names, p.name)
+		if !s.isGoing() || s.replica.Age()-p.ticked <= aloneTime {
+			names = append(names, p.name)
+		}
 	}
 	slices.Sort(names)
 	return names
