@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/rosterdns/roster/store"
 	"github.com/rosterdns/roster/store/storetest"
@@ -75,4 +76,42 @@ func BenchmarkRenew(b *testing.B) {
 			}
 		})
 	}
+}
+
+// While the lease clock stands, each query looks after the drains.
+func BenchmarkNowStanding(b *testing.B) {
+	for _, n := range []int{0, 100, 10_000} {
+		for _, left := range []time.Duration{0, time.Hour} {
+			r := draining(b, n, left)
+			b.Run(fmt.Sprintf("%d_drains_with_%v_left", n, left), func(b *testing.B) {
+				b.ReportAllocs()
+				b.RunParallel(func(p *testing.PB) {
+					for p.Next() {
+						r.Now()
+					}
+				})
+			})
+		}
+	}
+}
+
+// draining opens a registry whose clock stands, with so many drains.
+func draining(b *testing.B, n int, left time.Duration) *store.Registry {
+	b.Helper()
+	r, err := store.Open(b.Context(), store.NewMemory(), store.Config{Standing: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for k := range n {
+		i := storetest.Instance("s"+strconv.Itoa(k), "a1")
+		i.TTL = 2 * time.Hour
+		if _, err := r.Register(b.Context(), i, false); err != nil {
+			b.Fatal(err)
+		}
+		r.Service(i.Service).HandOut(r.Now().Add(left))
+		if _, err := r.Drain(b.Context(), i.Service, "a1"); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return r
 }

@@ -20,6 +20,10 @@ type clock struct {
 	wound atomic.Pointer[winding]
 	held  atomic.Int32 // how many keep it from being wound
 
+	// goesOn is called right before the clock goes on that has stood, with the
+	// moment from which on it does.
+	goesOn func(real time.Duration)
+
 	// What follows belongs to the goroutine that ticks.
 	ran    time.Duration // when it ran last; 0: never
 	grace  time.Duration // how much longer the clock is to stand because of a stall
@@ -69,7 +73,11 @@ func (c *clock) windUntil(until time.Duration) {
 	for {
 		w, real := c.wound.Load(), c.real()
 		now := w.lease + Instant(max(real-w.real, 0))
-		if real >= until || c.wound.CompareAndSwap(w, &winding{real, now, until - real}) {
+		if real >= until {
+			return
+		}
+		c.wake(w, real)
+		if c.wound.CompareAndSwap(w, &winding{real, now, until - real}) {
 			return
 		}
 	}
@@ -81,9 +89,20 @@ func (c *clock) goOn(ahead, until time.Duration) {
 	for {
 		w, real := c.wound.Load(), c.real()
 		now, _ := w.at(real)
-		if real >= until || c.wound.CompareAndSwap(w, &winding{real, max(now, Instant(real+ahead)), until - real}) {
+		if real >= until {
 			return
 		}
+		c.wake(w, real)
+		if c.wound.CompareAndSwap(w, &winding{real, max(now, Instant(real+ahead)), until - real}) {
+			return
+		}
+	}
+}
+
+// wake is called before a winding is replaced by one with which the clock goes.
+func (c *clock) wake(w *winding, real time.Duration) {
+	if _, stands := w.at(real); stands > 0 && c.goesOn != nil {
+		c.goesOn(real)
 	}
 }
 
@@ -106,7 +125,11 @@ func newClock() *clock {
 }
 
 // start lets the clock go, without ticks until run winds it.
-func (c *clock) start() { c.wound.Store(&winding{real: c.real(), most: math.MaxInt64}) }
+func (c *clock) start() {
+	real := c.real()
+	c.wake(c.wound.Load(), real)
+	c.wound.Store(&winding{real: real, most: math.MaxInt64})
+}
 
 // real returns the present moment of the clock that it follows.
 func (c *clock) real() time.Duration { return time.Since(c.epoch) }
@@ -159,6 +182,7 @@ func (c *clock) tick(real time.Duration) (lasted, extends time.Duration) {
 	// The clock must not stand for more than half of the time in which ticks
 	// come, or a server that is always short of time would keep the dead.
 	c.credit = min(c.credit+now.Sub(w.lease), maxGrace)
+	c.wake(w, real)
 	c.wound.Store(&winding{real, now, windTime})
 	return 0, 0
 }
@@ -169,7 +193,7 @@ func (r *Registry) runClock(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		real := r.clock.real()
-		r.drains.keepTime(r, real)
+		r.nowAt(real) // so that drains end where nobody else looks
 		if r.shared != nil {
 			// The backend winds it.
 		} else if lasted, extends := r.clock.tick(real); lasted > 0 {

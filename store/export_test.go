@@ -19,7 +19,11 @@ func ServicesKept(r *Registry) (n int) {
 }
 
 // Drains returns how many instances it knows to be drained.
-func Drains(r *Registry) int { return int(r.drains.n.Load()) }
+func Drains(r *Registry) int {
+	r.drains.mu.Lock()
+	defer r.drains.mu.Unlock()
+	return len(r.drains.ends)
+}
 
 // Clock is a lease clock without a registry, whose time is what it is told.
 type Clock struct{ c *clock }
@@ -51,7 +55,7 @@ func (c Clock) Hold() (release func()) { return c.c.hold() }
 // not do so at others.
 func Tick(r *Registry) (lasted, extends time.Duration) {
 	real := r.clock.real()
-	r.drains.keepTime(r, real)
+	r.nowAt(real)
 	return r.clock.tick(real)
 }
 

@@ -147,12 +147,12 @@ func (l *Lease) extend(end Instant) (old Instant) {
 	}
 }
 
-// shorten moves the end to at most the given moment and reports whether that
-// is another one.
-func (l *Lease) shorten(end Instant) bool {
+// move moves the end to another moment, unless the lease has been judged, and
+// reports whether it has done so.
+func (l *Lease) move(end Instant) bool {
 	for {
 		old := l.End()
-		if old <= end {
+		if old == end || old == ended {
 			return false
 		}
 		if l.end.CompareAndSwap(int64(old), int64(end)) {

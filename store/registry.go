@@ -115,6 +115,7 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 		deadlines: newDeadlines(),
 		weights:   newWeights(),
 	}
+	r.clock.goesOn = func(real time.Duration) { r.drains.settle(r, real) }
 	r.holders.within = cfg.Addresses
 	r.confirmed.Store(math.MaxInt64)
 	r.registering = make(chan struct{}, r.cfg.MaxRegistering)
@@ -458,7 +459,7 @@ func (b *batch) apply(e *Event) {
 		v.drop(i.Label)
 		if known {
 			b.deadlines.remove(old.Lease)
-			b.drains.remove(old.Lease)
+			b.drains.remove(b.Registry, old.Lease)
 			b.move(old.Lease, e)
 		}
 	case known && e.Checked:
@@ -467,7 +468,7 @@ func (b *batch) apply(e *Event) {
 		// A lease whose length stays is let alone: whoever sent a heartbeat has
 		// renewed it, and not every change comes from one.
 		if i.leaseLength() != old.leaseLength() {
-			b.drains.remove(old.Lease) // to be one again if it still is
+			b.drains.remove(b.Registry, old.Lease) // to be one again if it still is
 			end := e.End
 			if end == 0 {
 				end = endAt(b.Now(), i.leaseLength())

@@ -1,8 +1,10 @@
 package store
 
 import (
+	"container/heap"
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,7 +83,7 @@ func (r *Registry) drain(ctx context.Context, at slot, id string) (Removal, erro
 		}
 		revision = events[0].Revision
 	}
-	return Removal{revision, r.Wall(max(r.Now(), present.Lease.End()))}, nil
+	return Removal{revision, r.Wall(max(r.Now(), r.lastsUntil(present.Lease)))}, nil
 }
 
 // find returns the instance at a slot whose lease lasts, as is said of it. Where
@@ -115,10 +117,24 @@ func (i *Instance) leaseLength() time.Duration {
 // SafeAfter says: whoever waits for that stops the instance then, and the name
 // must not be answered any more even if the lease clock has stood meanwhile.
 // So their leases are made to end earlier on it by as much.
+//
+// The clock may stand for minutes, with many of them, and every query looks.
+// So while it stands a lease has no more than the whole seconds that are left of
+// it, which give the same TTL as all that is left; and it is put right when
+// these have become fewer, once a second. When the clock goes on, it gets all.
 type drains struct {
-	n    atomic.Int64
-	mu   sync.Mutex
-	ends map[*Lease]time.Duration // when, on the clock that never stands; guarded by mu
+	next atomic.Int64 // the Age at which there is something to put right
+
+	mu     sync.Mutex               // guards what follows
+	ends   map[*Lease]time.Duration // when they end, on the clock that never stands
+	stands bool                     // the lease clock does, and all of them are in queue
+	queue  drainQueue
+}
+
+// drain is one of the drains while the lease clock stands.
+type drain struct {
+	lease    *Lease
+	end, due time.Duration // the Ages at which it ends and is to be put right
 }
 
 // add takes in an instance whose lease has been made to end with its drain.
@@ -131,33 +147,120 @@ func (d *drains) add(r *Registry, l *Lease) {
 	real := r.clock.real()
 	now, _ := r.clock.at(real)
 	d.ends[l] = real + l.End().Sub(now)
-	d.n.Store(int64(len(d.ends)))
+	if d.stands {
+		heap.Push(&d.queue, drain{l, d.ends[l], real})
+		d.next.Store(0)
+	}
 }
 
-func (d *drains) remove(l *Lease) {
-	if d.n.Load() == 0 {
-		return
-	}
+// remove lets go of an instance, whose lease has all that is left of it then.
+func (d *drains) remove(r *Registry, l *Lease) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.ends, l)
-	d.n.Store(int64(len(d.ends)))
+	if end, ok := d.endLocked(r, l); ok {
+		l.move(end)
+		delete(d.ends, l)
+	}
+}
+
+// end returns when a drain ends by what the lease clock shows now, and whether l
+// is one.
+func (d *drains) end(r *Registry, l *Lease) (Instant, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.endLocked(r, l)
+}
+
+func (d *drains) endLocked(r *Registry, l *Lease) (Instant, bool) {
+	end, ok := d.ends[l]
+	if !ok {
+		return 0, false
+	}
+	real := r.clock.real()
+	now, _ := r.clock.at(real)
+	return now.Add(end - real), true
 }
 
 // keepTime makes up for what the lease clock of r has stood until a moment. It
 // is called before anybody is told what the clock shows then, so that nobody
-// sees the longer leases.
+// sees the longer leases. Where nothing is to be done it takes no lock.
 func (d *drains) keepTime(r *Registry, real time.Duration) {
-	if d.n.Load() == 0 {
+	if int64(real) < d.next.Load() {
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now, _ := r.clock.at(real)
+	if !d.stands {
+		d.stands = true
+		for l, end := range d.ends {
+			d.queue = append(d.queue, drain{lease: l, end: end})
+		}
+	}
+	next := int64(math.MaxInt64)
+	for len(d.queue) > 0 {
+		first := &d.queue[0]
+		if first.due > real {
+			next = int64(first.due)
+			break
+		}
+		if end, ok := d.ends[first.lease]; !ok || end != first.end || !first.keep(r, now, real) {
+			heap.Pop(&d.queue)
+			continue
+		}
+		heap.Fix(&d.queue, 0)
+	}
+	d.next.Store(next)
+}
+
+// keep puts the lease right while the clock stands, and reports whether it lasts.
+func (d *drain) keep(r *Registry, now Instant, real time.Duration) bool {
+	left := d.end - real
+	if left <= 0 {
+		if d.lease.move(now) {
+			r.deadlines.schedule(d.lease, now)
+		}
+		return false
+	}
+	whole := left.Truncate(time.Second)
+	d.lease.move(now.Add(max(whole, 1)))
+	if d.due = d.end - whole; whole > 0 {
+		d.due++ // until then as many are left
+	}
+	return true
+}
+
+// settle gives the leases all that is left of them at a moment, from which on
+// the clock goes.
+func (d *drains) settle(r *Registry, real time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now, _ := r.clock.at(real)
 	for l, end := range d.ends {
 		to := now.Add(end - real)
-		if l.shorten(to) {
+		if l.move(to) {
 			r.deadlines.schedule(l, to)
 		}
 	}
+	d.stands, d.queue = false, nil
+	d.next.Store(0)
+}
+
+// drainQueue is a heap, the first to be put right on top.
+type drainQueue []drain
+
+func (q drainQueue) Len() int           { return len(q) }
+func (q drainQueue) Less(i, j int) bool { return q[i].due < q[j].due }
+func (q drainQueue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+
+func (q *drainQueue) Push(x any) {
+	*q = append(*q, x.(drain)) //nolint:errcheck // it is what add pushes
+}
+
+func (q *drainQueue) Pop() any {
+	last := len(*q) - 1
+	x := (*q)[last]
+	(*q)[last] = drain{}
+	*q = (*q)[:last]
+	return x
 }

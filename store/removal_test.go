@@ -2,6 +2,8 @@ package store_test
 
 import (
 	"errors"
+	"math/rand/v2"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -133,6 +135,74 @@ func TestRegisterEndsDrain(t *testing.T) {
 			if _, err := r.Deregister(t.Context(), "web", "a1"); err != nil {
 				t.Fatal(err)
 			}
+		}
+	})
+}
+
+// Whenever somebody looks while the lease clock stands, drains have the TTL and
+// the end that was said; and all that is left of them when it goes on.
+func TestDrainsWhileClockStands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, done := storetest.Open(t, memory, store.Config{})
+		defer done()
+		random := rand.New(rand.NewPCG(1, 2))
+		safe := map[string]time.Time{}
+		drain := func() {
+			i := storetest.Instance("s"+strconv.Itoa(len(safe)), "a1")
+			i.TTL = time.Minute
+			storetest.Register(t, r, i)
+			r.Service(i.Service).HandOut(r.Now().Add(time.Duration(random.IntN(20_000)) * time.Millisecond))
+			gone, err := r.Drain(t.Context(), i.Service, "a1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			safe[i.Service] = gone.SafeAfter
+		}
+		check := func(stands bool) {
+			now := r.Now()
+			for service, end := range safe {
+				left := time.Until(end)
+				v := r.Service(service)
+				if v == nil {
+					if left > 0 {
+						t.Fatalf("%s is gone %v before it is safe", service, left)
+					}
+					continue
+				}
+				l := v.All()[0].Lease
+				if got, want := l.TTL(now, 30), uint32(max(left/time.Second-1, 0)); got != want || l.Alive(now) != (left > 0) {
+					t.Fatalf("%v before it is safe %s has TTL %d, want %d, lives: %v", left, service, got, want, l.Alive(now))
+				}
+				if got := l.End().Sub(now); got > max(left, 0) || !stands && got != left {
+					t.Fatalf("%v before it is safe %s has %v left; the clock stands: %v", left, service, got, stands)
+				}
+			}
+		}
+		for range 50 {
+			drain()
+		}
+		for range 6 {
+			release := r.Hold()
+			storetest.Advance(store.WindTime + 1)
+			for range 20 {
+				storetest.Advance(time.Duration(random.IntN(150)) * time.Millisecond) // also right on whole seconds
+				check(true)
+				drain()
+			}
+			for service, end := range safe {
+				if time.Until(end) <= 0 {
+					continue
+				}
+				again, err := r.Drain(t.Context(), service, "a1")
+				if err != nil || !again.SafeAfter.Equal(end) {
+					t.Fatalf("drained again, %s is safe after %v, %v; want %v", service, again.SafeAfter, err, end)
+				}
+			}
+			release()
+			storetest.Advance(store.TickTime)
+			check(false)
+			storetest.Advance(time.Second)
+			check(false)
 		}
 	})
 }

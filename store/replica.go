@@ -248,6 +248,7 @@ func (p *Replica) Confirm(until time.Duration) {
 // more, from now on, but never goes back.
 func (p *Replica) GoOn(ahead, until time.Duration) {
 	p.clock.goOn(ahead, until)
+	p.drains.settle(p.Registry, p.clock.real())
 	p.confirm(until)
 }
 
@@ -258,7 +259,10 @@ func (p *Replica) confirm(until time.Duration) {
 }
 
 // Advance puts the lease clock forward to a moment, if it is not there yet.
-func (p *Replica) Advance(to Instant) { p.clock.advance(to) }
+func (p *Replica) Advance(to Instant) {
+	p.clock.advance(to)
+	p.drains.settle(p.Registry, p.clock.real())
+}
 
 // Stood counts for how much longer leases last because the lease clock stood.
 func (p *Replica) Stood(d time.Duration) {
@@ -311,6 +315,9 @@ func (e *Event) Shortens() bool {
 // lastsUntil returns until when a lease lasts at most. Another server may have
 // just renewed it, and answer by that, before it is known here.
 func (r *Registry) lastsUntil(l *Lease) Instant {
+	if end, drains := r.drains.end(r, l); drains { // the lease is shorter while the clock stands
+		return end
+	}
 	end, length := l.End(), time.Duration(l.length.Load())
 	if length <= drainLength || r.alone() {
 		return end

@@ -107,6 +107,37 @@ func TestDrainedDuringCut(t *testing.T) {
 	})
 }
 
+// What was drained before a cut goes when that was promised, and no sooner because
+// the server then catches up with the others.
+func TestDrainedBeforeCut(t *testing.T) {
+	bubble(t, func(t *testing.T, cluster *etcdtest.Cluster) {
+		a, b := two(t, cluster)
+		storetest.Register(t, b.Registry, instance("1", time.Minute))
+		gone, err := b.Drain(t.Context(), "web", "1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, a, b)
+		b.client.Cut(etcdtest.Hangs)
+		sample(20*time.Second, 100*time.Millisecond, func() {
+			if left := b.lease("1").End().Sub(b.Now()); left > time.Until(gone.SafeAfter) {
+				t.Fatalf("%v before its time %v of its lease are left", time.Until(gone.SafeAfter), left)
+			}
+		})
+		b.client.Heal()
+		for time.Now().Before(gone.SafeAfter.Add(-1200 * time.Millisecond)) {
+			if !a.has("1") || !b.has("1") {
+				t.Fatalf("%v before its time: a has it: %v, b has it: %v", time.Until(gone.SafeAfter), a.has("1"), b.has("1"))
+			}
+			storetest.Advance(100 * time.Millisecond)
+		}
+		storetest.Advance(time.Until(gone.SafeAfter))
+		if a.has("1") || b.has("1") {
+			t.Errorf("at its time: a has it: %v, b has it: %v", a.has("1"), b.has("1"))
+		}
+	})
+}
+
 // Where etcd has dropped what a server has missed, it reads all again:
 // subscribers are told, and what lives is there at any moment.
 func TestCompactedWhileCut(t *testing.T) {
