@@ -3,9 +3,15 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -33,9 +39,10 @@ func TestMain(m *testing.M) {
 //	                 starts a server in the background, on free ports unless told otherwise
 //	ready PATTERN    checks the line with which it said that it is ready
 //	put ID           registers an instance of web with it
-//	stop             sends it SIGTERM and wants 0
+//	term             sends it SIGTERM and wants 0 (stop is the library's, and ends the script)
 //	log PATTERN      checks what it had logged by then
 //	port NAME        sets a variable to a port that is free
+//	certificate NAME writes NAME.pem and NAME.key: of 127.0.0.1, of the client NAME, and of who has signed it
 //	signal NAME      sends a signal to what was started in the background last
 //	await PATTERN COMMAND
 //	                 runs a command again and again until its output matches
@@ -54,11 +61,13 @@ func TestScripts(t *testing.T) {
 			"serve":   serveScript,
 			"ready":   readyScript,
 			"put":     putScript,
-			"stop":    stopScript,
+			"term":    stopScript,
 			"log":     logScript,
 			"port":    portScript,
 			"await":   awaitScript,
 			"signal":  signalScript,
+
+			"certificate": certificateScript,
 		},
 	})
 }
@@ -165,6 +174,23 @@ func portScript(ts *testscript.TestScript, _ bool, args []string) {
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	ts.Check(err)
 	ts.Setenv(args[0], port)
+}
+
+func certificateScript(ts *testscript.TestScript, _ bool, args []string) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		DNSNames: args, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	ts.Check(err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	for name, b := range map[string]*pem.Block{".pem": {Type: "CERTIFICATE", Bytes: cert}, ".key": {Type: "PRIVATE KEY", Bytes: private}} {
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]+name), pem.EncodeToMemory(b), 0o600))
+	}
 }
 
 func awaitScript(ts *testscript.TestScript, _ bool, args []string) {

@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/rosterdns/roster/httpapi/client"
 	"github.com/rosterdns/roster/store/bolt"
 )
 
@@ -71,23 +70,16 @@ func storeCompactCommand() *cobra.Command {
 	}
 }
 
-// backupFlags are the flags of roster store backup. --server and --token may
-// also be environment variables.
-type backupFlags struct {
-	server string
-	token  string
-	force  bool
-}
-
 func storeBackupCommand() *cobra.Command {
-	var f backupFlags
+	var f clientFlags
+	var force bool
 	cmd := &cobra.Command{
 		Use:   "backup [PATH] OUT",
 		Short: "Copy a store as it is at one moment, of a running server too",
 		Long: "Copy a store as it is at one moment to a new file. With one argument it is that of a running\n" +
-			"server (--server), which goes on meanwhile, and the token needs the rights read and register for\n" +
-			"all services; with two it is a file that no server has open. OUT is there once the copy is whole,\n" +
-			"on disk and checked, and not before.",
+			"server (--server), which goes on meanwhile, and the token or the client certificate needs the\n" +
+			"rights read and register for all services; with two it is a file that no server has open. OUT is\n" +
+			"there once the copy is whole, on disk and checked, and not before.",
 		Example: "  roster store backup --server http://127.0.0.1:8054 copy.db\n  roster store backup roster.db copy.db",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 && len(args) != 2 {
@@ -99,36 +91,17 @@ func storeBackupCommand() *cobra.Command {
 			return noEtcd(args[0], "etcdctl snapshot save FILE backs it up")
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := fromEnv(cmd.Flags(), clientEnv); err != nil {
-				return err
-			}
-			out := args[len(args)-1]
-			source := func(w io.Writer) error { return f.download(cmd.Context(), w) }
 			if len(args) == 2 {
-				source = func(w io.Writer) error { return bolt.Copy(args[0], w) }
+				return backUp(cmd, args[1], force, func(w io.Writer) error { return bolt.Copy(args[0], w) })
 			}
-			s, err := backUp(out, f.force, source)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is written and good: %s\n", out, describeStore(s))
-			return err
+			return f.asking(func(ctx context.Context, cmd *cobra.Command, c *client.Client, args []string) error {
+				return backUp(cmd, args[0], force, func(w io.Writer) error { return c.Backup(ctx, w) })
+			})(cmd, args)
 		},
 	}
-	fs := cmd.Flags()
-	fs.SortFlags = false
-	fs.StringVar(&f.server, "server", "http://127.0.0.1:8054", "the server's `URL`, several with commas: the first that answers (or ROSTER_SERVER)")
-	fs.StringVar(&f.token, "token", "", "the `token` for it (or ROSTER_TOKEN)")
-	fs.BoolVar(&f.force, "force", false, "replace OUT if it is there")
+	f.register(cmd.Flags())
+	cmd.Flags().BoolVar(&force, "force", false, "replace OUT if it is there")
 	return cmd
-}
-
-// clientEnv is os.LookupEnv for what a client takes from the environment.
-func clientEnv(name string) (string, bool) {
-	if name != "ROSTER_SERVER" && name != "ROSTER_TOKEN" {
-		return "", false
-	}
-	return os.LookupEnv(name)
 }
 
 // aFile takes one argument, PATH. instead is what to use for an etcd.
@@ -149,9 +122,19 @@ func noEtcd(path, instead string) error {
 	return usageError{fmt.Errorf("the store of --store etcd:// is no file: %s", instead)}
 }
 
-// backUp has source write a file beside out, and gives it that name when it is
+// backUp makes a copy, and says what is in it.
+func backUp(cmd *cobra.Command, out string, force bool, source func(io.Writer) error) error {
+	s, err := write(out, force, source)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is written and good: %s\n", out, describeStore(s))
+	return err
+}
+
+// write has source write a file beside out, and gives it that name when it is
 // whole: written, synced, checked, renamed, and then the folder synced.
-func backUp(out string, force bool, source func(io.Writer) error) (bolt.Summary, error) {
+func write(out string, force bool, source func(io.Writer) error) (bolt.Summary, error) {
 	if err := free(out, force); err != nil {
 		return bolt.Summary{}, err
 	}
@@ -191,47 +174,4 @@ func free(out string, force bool) error {
 		return fmt.Errorf("%s is there already: name another file, or replace it with --force", out)
 	}
 	return nil
-}
-
-// download writes a running server's store to w.
-func (f *backupFlags) download(ctx context.Context, w io.Writer) error {
-	var errs []error
-	for server := range strings.SplitSeq(f.server, ",") {
-		resp, err := f.ask(ctx, strings.TrimSuffix(strings.TrimSpace(server), "/"))
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		defer resp.Body.Close()
-		if _, err := io.Copy(w, resp.Body); err != nil {
-			return fmt.Errorf("the server %s cut it off: %w; try again", server, err)
-		}
-		return nil
-	}
-	return errors.Join(errs...)
-}
-
-// headTime is how long a server may take to begin its answer.
-const headTime = 30 * time.Second
-
-// ask requests the backup from one server.
-func (f *backupFlags) ask(ctx context.Context, server string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server+"/v1/backup", nil)
-	if err != nil {
-		return nil, fmt.Errorf("--server %s: %w", server, err)
-	}
-	if f.token != "" {
-		req.Header.Set("Authorization", "Bearer "+f.token)
-	}
-	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: headTime}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("ask the server (--server): %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		defer resp.Body.Close()
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // as much of it as there is
-		return nil, fmt.Errorf("the server %s refuses: %s: %s", server, resp.Status, strings.TrimSpace(string(text)))
-	}
-	return resp, nil
 }
