@@ -194,7 +194,7 @@ function stepLeases() {
 }
 
 const consequence = {
-  drain: (i) => `It leaves the answers for ${i.service} at once. Its own name goes on answering until the last cache has forgotten it, and then it is removed. Heartbeats do not bring it back; registering again does.`,
+  drain: (i) => `It leaves the answers for ${i.service} at once. Its own name goes on answering until the last cache has forgotten it, and then it is removed. Heartbeats do not bring it back, but registering again does, and roster run and the Go client do so when a heartbeat finds it gone: stop such a program as soon as that is safe.`,
   deregister: (i) => `It leaves every answer at once, those for its own name too, so that a client that still holds its SRV record does not find it: to stop it without failing anybody, drain it. A program that goes on sending heartbeats for ${i.id} is told to register again, and may come back.`,
 };
 
