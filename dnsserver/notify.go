@@ -88,10 +88,13 @@ func (s *Server) notifyOnce(ctx context.Context, to Secondary, z *zone, at store
 // for what it would not get; it reports whether ctx is not done yet.
 func (s *Server) awaitFresh(ctx context.Context) bool {
 	for {
-		if _, stale := s.registry.Stale(); !stale {
+		stale, changed := s.registry.Staleness()
+		if !stale {
 			return ctx.Err() == nil
 		}
-		if !sleep(ctx, notifyPause) {
+		select {
+		case <-changed:
+		case <-ctx.Done():
 			return false
 		}
 	}

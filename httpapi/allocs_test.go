@@ -38,3 +38,13 @@ func TestOwnNameAllocates(t *testing.T) {
 		}
 	}
 }
+
+// While the registry is fresh, to look whether it is stale costs an answer nothing.
+func TestFreshAllocates(t *testing.T) {
+	b := &storetest.Shared{}
+	r, _ := storetest.Open(t, func(*testing.T) store.Backend { return b }, store.Config{})
+	s, h := httpapi.NewOffline(r), http.Header{}
+	if n := testing.AllocsPerRun(100, func() { httpapi.MarkStale(s, h) }); n > 0 || len(h) > 0 {
+		t.Errorf("%v allocations, and the header is %v", n, h)
+	}
+}

@@ -57,6 +57,8 @@ func documentOf(err error) problemDocument {
 		d.Status, d.Detail = http.StatusPreconditionFailed, err.Error()+": leave out If-None-Match to replace it"
 	case errors.Is(err, store.ErrUnconfirmed):
 		d.Status, d.Detail = http.StatusServiceUnavailable, err.Error()+"; it may have happened or not: try again, here or at another server"
+	case errors.Is(err, store.ErrCutOff):
+		d.Status, d.Detail = http.StatusServiceUnavailable, err.Error()+"; nothing was changed: send it to another server, or try again"
 	case errors.Is(err, store.ErrNotDurable), errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrBusy):
 		d.Status, d.Detail = http.StatusServiceUnavailable, err.Error()+"; nothing was changed: try again"
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -94,7 +94,13 @@ func (s *Server) begin(w *watcher, out io.Writer, last string) error {
 	if known {
 		past, known = s.since(w.service, store.Revision(after))
 	}
-	if _, err := io.WriteString(out, "retry: 1000\n\n"); err != nil {
+	start := "retry: 1000\n\n"
+	if known {
+		// An event without an id has the last one of its stream (9.2.6), which
+		// begins with none.
+		start = fmt.Sprintf("retry: 1000\nid: %d\n\n", after)
+	}
+	if _, err := io.WriteString(out, start); err != nil {
 		return err
 	}
 	if known {

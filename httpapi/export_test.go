@@ -107,3 +107,6 @@ func ProblemOf(err error) (status int, detail string) {
 	d := documentOf(err)
 	return d.Status, d.Detail
 }
+
+// MarkStale marks an answer where the registry is stale.
+func MarkStale(s *Server, h http.Header) { s.markStale(h) }

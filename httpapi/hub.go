@@ -19,6 +19,7 @@ type hub struct {
 	most      int // watchers in all
 	perClient int // watchers of one client address
 	words     func(*store.Event) []byte
+	staleness func(stale bool) []byte
 
 	cut     atomic.Uint64  // watchers that did not keep up
 	running sync.WaitGroup // of watchers and the goroutine
@@ -29,11 +30,12 @@ type hub struct {
 	clients  map[netip.Addr]int               // how many watchers each has; guarded by mu
 	open     int                              // how many there are in all; guarded by mu
 	stopped  bool                             // guarded by mu
+	stale    bool                             // what streams have been told; guarded by mu
 }
 
-func newHub(r *store.Registry, most, perClient int, words func(*store.Event) []byte) *hub {
+func newHub(r *store.Registry, most, perClient int, words func(*store.Event) []byte, staleness func(stale bool) []byte) *hub {
 	return &hub{
-		registry: r, most: most, perClient: perClient, words: words,
+		registry: r, most: most, perClient: perClient, words: words, staleness: staleness,
 		watchers: map[string]map[*watcher]struct{}{},
 		clients:  map[netip.Addr]int{},
 	}
@@ -61,6 +63,9 @@ func (h *hub) join(w *watcher) error {
 		h.watchers[w.service] = map[*watcher]struct{}{}
 	}
 	h.watchers[w.service][w] = struct{}{}
+	if h.stale { // it comes after the beginning of the stream
+		w.take(&message{text: h.staleness(true)})
+	}
 	h.clients[w.client]++
 	h.open++
 	h.running.Add(1)
@@ -105,29 +110,61 @@ func (h *hub) beginLocked() error {
 			return err
 		}
 		h.sub = sub
-		h.running.Go(func() { h.run(sub) })
+		var changed <-chan struct{}
+		h.stale, changed = h.registry.Staleness()
+		h.running.Go(func() { h.run(sub, changed) })
 		return nil
 	}
 }
 
-// run hands out the events of a subscription until it is no longer the hub's.
-func (h *hub) run(sub *store.Subscription) {
+// run hands out the events of a subscription until it is no longer the hub's,
+// and tells when the registry becomes stale, or no longer is.
+func (h *hub) run(sub *store.Subscription, changed <-chan struct{}) {
 	var last store.Revision
 	woken := 0
 	for sub != nil {
-		for e := range sub.C {
-			n, ok := h.handOut(sub, &e)
-			if !ok {
-				return
+		n, ok := 0, true
+		select {
+		case e, open := <-sub.C:
+			if !open {
+				sub, last = h.resume(sub, last)
+				continue
 			}
+			n, ok = h.handOut(sub, &e)
 			last = e.Revision
-			if woken += n; len(sub.C) == 0 {
-				rest(woken)
-				woken = 0
-			}
+		case <-changed:
+			n, changed, ok = h.tellStaleness(sub)
 		}
-		sub, last = h.resume(sub, last)
+		if !ok {
+			return
+		}
+		if woken += n; len(sub.C) == 0 {
+			rest(woken)
+			woken = 0
+		}
 	}
+}
+
+// tellStaleness tells all streams whether the registry is stale, unless the
+// subscription is no longer the hub's. It returns how many that has woken, and
+// what is closed when it is to be told again.
+func (h *hub) tellStaleness(sub *store.Subscription) (woken int, changed <-chan struct{}, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.sub != sub {
+		return 0, nil, false
+	}
+	before := h.stale
+	if h.stale, changed = h.registry.Staleness(); h.stale == before {
+		return 0, changed, true // it has changed twice
+	}
+	m := &message{text: h.staleness(h.stale)}
+	for _, set := range h.watchers {
+		for w := range set {
+			woken += h.giveLocked(w, m)
+		}
+	}
+	return woken, changed, true
 }
 
 // Thousands of watchers of a service that changes all the time would keep the
@@ -185,16 +222,22 @@ func (h *hub) handOutLocked(e *store.Event) (woken int) {
 			if m.text == nil && w.wants == nil {
 				m.text = h.words(e)
 			}
-			poked, tooMany := w.take(m)
-			if poked {
-				woken++
-			}
-			if tooMany {
-				h.cut.Add(1)
-			}
+			woken += h.giveLocked(w, m)
 		}
 	}
 	return woken
+}
+
+// giveLocked gives a watcher a message, and returns 1 where that has woken it.
+func (h *hub) giveLocked(w *watcher, m *message) (woken int) {
+	poked, tooMany := w.take(m)
+	if tooMany {
+		h.cut.Add(1)
+	}
+	if poked {
+		return 1
+	}
+	return 0
 }
 
 func (h *hub) endLocked() {

@@ -124,7 +124,7 @@ func (s *Server) services(w http.ResponseWriter, r *http.Request) error {
 			},
 		})
 	}
-	leave, err := s.lists.take(r.Context(), s.entries(""))
+	leave, err := s.roomFor(r.Context(), w.Header(), "")
 	if err != nil {
 		return err
 	}

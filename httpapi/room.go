@@ -55,9 +55,17 @@ func (s *Server) entries(service string) int {
 	return v.Count()
 }
 
+// roomFor takes room for a list of a service ("" for all), until leave is called.
+// What is read then may have become stale meanwhile: the header says so.
+func (s *Server) roomFor(ctx context.Context, h http.Header, service string) (leave func(), err error) {
+	leave, err = s.lists.take(ctx, s.entries(service))
+	s.markStale(h)
+	return leave, err
+}
+
 // writeList writes the list that make makes, once there is room for it.
 func (s *Server) writeList(w http.ResponseWriter, r *http.Request, service string, make func() any) error {
-	leave, err := s.lists.take(r.Context(), s.entries(service))
+	leave, err := s.roomFor(r.Context(), w.Header(), service)
 	if err != nil {
 		return err
 	}

@@ -194,7 +194,7 @@ func (s *Server) listenOn(l net.Listener) {
 // newServer makes a server without a listener.
 func newServer(cfg Config) *Server {
 	s := &Server{cfg: cfg, registry: cfg.Registry, largeBatches: make(chan struct{}, maxLargeBatches), lists: newRoom()}
-	s.hub = newHub(s.registry, cfg.MaxWatchers, cfg.MaxWatchersPerClient, s.words)
+	s.hub = newHub(s.registry, cfg.MaxWatchers, cfg.MaxWatchersPerClient, s.words, s.staleness)
 	s.judged.since(s.rights, s.registry.Revision) // which rights there were before, nobody knows
 	if cfg.UI {
 		s.uiFiles = readUI(cfg.DNSAddress)
@@ -306,16 +306,16 @@ func (s *Server) router() (r *mux.Router, heartbeat *counted) {
 	routes := []route{
 		{instance + "/heartbeat", methods{http.MethodPut: s.heartbeat}},
 		{"/v1/heartbeats", methods{http.MethodPost: s.heartbeats}},
-		{instance, methods{http.MethodGet: s.instance, http.MethodPut: s.register, http.MethodDelete: s.deregister}},
+		{instance, methods{http.MethodGet: s.reading(s.instance), http.MethodPut: s.register, http.MethodDelete: s.deregister}},
 		{"/v1/services/{service}/instances", methods{http.MethodPost: s.registerUnnamed}},
-		{"/v1/services/{service}", methods{http.MethodGet: s.service}},
-		{"/v1/services", methods{http.MethodGet: s.services}},
+		{"/v1/services/{service}", methods{http.MethodGet: s.reading(s.service)}},
+		{"/v1/services", methods{http.MethodGet: s.reading(s.services)}},
 		{"/v1/backup", methods{http.MethodGet: s.backup}},
-		{"/v1/events", methods{http.MethodGet: s.events}},
+		{"/v1/events", methods{http.MethodGet: s.reading(s.events)}},
 		{"/register", methods{http.MethodPost: s.seedRegister}},
 		{"/deregister", methods{http.MethodPost: s.seedDeregister}},
-		{"/services", methods{http.MethodGet: s.seedServices}},
-		{"/v1/prometheus", methods{http.MethodGet: s.targets}},
+		{"/services", methods{http.MethodGet: s.reading(s.seedServices)}},
+		{"/v1/prometheus", methods{http.MethodGet: s.reading(s.targets)}},
 		{"/metrics", methods{http.MethodGet: s.metrics}},
 		{"/openapi.yaml", methods{http.MethodGet: s.describeAPI}},
 		{"/healthz", methods{http.MethodGet: s.healthz}},

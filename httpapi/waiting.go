@@ -111,7 +111,8 @@ func (s *Server) hasChanged(q waiting) bool {
 
 // reply replies once there is room for the list.
 func (s *Server) reply(rw http.ResponseWriter, r *http.Request, q waiting) error {
-	leave, err := s.lists.take(r.Context(), s.entries(q.service))
+	rw.Header().Del(staleHeader) // it was so when it began to wait
+	leave, err := s.roomFor(r.Context(), rw.Header(), q.service)
 	if err != nil {
 		return err
 	}
@@ -130,7 +131,8 @@ func (q waiting) reply(rw http.ResponseWriter) error {
 // send writes the whole response to a connection that was taken over.
 func (s *Server) send(conn net.Conn, h http.Header, w *watcher, q waiting) {
 	r := detached{header: h, status: http.StatusOK}
-	leave, err := s.lists.take(context.Background(), s.entries(q.service))
+	h.Del(staleHeader) // it was so when it began to wait
+	leave, err := s.roomFor(context.Background(), h, q.service)
 	switch {
 	case err != nil:
 	case s.rights() != w.rights:

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/textproto"
 	"runtime"
 	"strconv"
 	"strings"
@@ -36,7 +37,9 @@ type event struct {
 // stream reads events from a connection of its own.
 type stream struct {
 	net.Conn
-	in *bufio.Reader
+	in   *bufio.Reader
+	head textproto.MIMEHeader // of the response
+	last store.Revision       // the last id, of an event or not
 }
 
 // request sends a GET and reads the head of the response, which must have the
@@ -54,20 +57,19 @@ func request(addr, path, last string, status int) (*stream, error) {
 		c.Close()
 		return nil, err
 	}
-	s := &stream{c, bufio.NewReaderSize(c, 512)}
-	for first := true; ; first = false {
-		line, err := s.in.ReadString('\n')
-		if err == nil && first && !strings.HasPrefix(line, fmt.Sprintf("HTTP/1.1 %d ", status)) {
-			err = fmt.Errorf("%s: answered %q, want %d", path, line, status)
-		}
-		if err != nil {
-			c.Close()
-			return nil, err
-		}
-		if line == "\r\n" {
-			return s, nil
-		}
+	s := &stream{Conn: c, in: bufio.NewReaderSize(c, 512)}
+	line, err := s.in.ReadString('\n')
+	if err == nil && !strings.HasPrefix(line, fmt.Sprintf("HTTP/1.1 %d ", status)) {
+		err = fmt.Errorf("%s: answered %q, want %d", path, line, status)
 	}
+	if err == nil {
+		s.head, err = textproto.NewReader(s.in).ReadMIMEHeader()
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 func watch(t *testing.T, s *httpapi.Server, service, last string) *stream {
@@ -97,7 +99,7 @@ func (s *stream) next() (e event, err error) {
 			if err != nil {
 				return e, err
 			}
-			e.id = store.Revision(n)
+			e.id, s.last = store.Revision(n), store.Revision(n)
 		case "data":
 			data = append(data, value)
 		case "":

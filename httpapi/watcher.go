@@ -54,10 +54,11 @@ const (
 	ended               // the server stops
 )
 
-// message is an event for those who watch its service.
+// message is an event for those who watch its service, or one of the server for
+// all streams.
 type message struct {
-	event *store.Event
-	text  []byte // as a stream has it; nil where no stream wanted it
+	event *store.Event // nil: it is the server's
+	text  []byte       // as a stream has it; nil where no stream wanted it
 }
 
 const (
@@ -81,12 +82,12 @@ var (
 func (w *watcher) take(m *message) (woken, tooMany bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.state != watching || w.knowsLocked(m.event) || !w.sees(m.event.Instance().Service) {
+	if w.state != watching || m.event != nil && (w.knowsLocked(m.event) || !w.sees(m.event.Instance().Service)) {
 		return false, false
 	}
 	switch {
 	case w.wants != nil:
-		if !w.wants(m.event) {
+		if m.event == nil || !w.wants(m.event) {
 			return false, false
 		}
 		w.state = changed
@@ -121,7 +122,7 @@ func (w *watcher) seen(after store.Revision, newer map[string]store.Revision, un
 	w.after, w.newer, w.newerUntil = max(after, w.after), newer, until
 	var left []*message
 	for _, m := range w.queue {
-		if !w.knowsLocked(m.event) {
+		if m.event == nil || !w.knowsLocked(m.event) {
 			left = append(left, m)
 		}
 	}

@@ -194,8 +194,9 @@ func (r *Registry) runClock(ctx context.Context) {
 	for {
 		real := r.clock.real()
 		r.nowAt(real) // so that drains end where nobody else looks
-		if r.shared != nil {
-			// The backend winds it.
+		if r.shared != nil { // the backend winds it
+			_, stale := r.staleAt(real)
+			r.staleness.note(stale)
 		} else if lasted, extends := r.clock.tick(real); lasted > 0 {
 			r.cfg.Stalled(lasted, extends)
 		}

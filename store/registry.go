@@ -87,6 +87,7 @@ type Registry struct {
 	// confirmed is the Age until which what is here counts as confirmed by the
 	// backend; MaxInt64 where nobody shares that.
 	confirmed atomic.Int64
+	staleness staleness
 
 	// mu is held while changes are made visible and published; readers of the
 	// present state need it not.
@@ -123,6 +124,7 @@ func Open(ctx context.Context, b Backend, cfg Config) (*Registry, error) {
 	var replica *Replica
 	if shared, ok := b.(Shared); ok {
 		r.shared, replica = shared, newReplica(r, restored)
+		r.staleness.changed = make(chan struct{})
 		r.confirmed.Store(0)
 		shared.Join(replica)
 	}

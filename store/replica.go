@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -358,6 +359,10 @@ func decided[T any](decide func() (T, error)) (result T, err error) {
 	return result, fmt.Errorf("%w: tried %d times: %w", ErrNotDurable, decideTries, err)
 }
 
+// ErrCutOff is when a [Shared] backend is out of this server's reach. It is an
+// ErrNotDurable of which another server may know better.
+var ErrCutOff = fmt.Errorf("%w", ErrNotDurable)
+
 // ErrUnconfirmed is when a [Shared] backend lost touch before it could learn whether
 // the change was made. It is an ErrNotDurable of which nobody can say that
 // nothing has happened: the change may yet become visible.
@@ -384,6 +389,37 @@ func (r *Registry) staleAt(real time.Duration) (since time.Duration, stale bool)
 	}
 	since = real - time.Duration(until)
 	return max(since, 0), since > 0
+}
+
+// staleness is what Stale said last, for those who wait until it says otherwise.
+type staleness struct {
+	mu      sync.Mutex
+	stale   bool          // guarded by mu
+	changed chan struct{} // closed when stale changes; guarded by mu
+}
+
+// note takes in what Stale says.
+func (s *staleness) note(stale bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stale == stale {
+		return
+	}
+	s.stale = stale
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// Staleness returns whether the registry was stale when Run looked last, which
+// is 20 ms ago at most, and a channel that is closed when that changes; nil, and
+// so never, for a backend that nobody shares.
+func (r *Registry) Staleness() (stale bool, changed <-chan struct{}) {
+	if r.shared == nil {
+		return false, nil
+	}
+	r.staleness.mu.Lock()
+	defer r.staleness.mu.Unlock()
+	return r.staleness.stale, r.staleness.changed
 }
 
 // Judges reports whether it is for this server to run an instance's check, which

@@ -198,11 +198,11 @@ func (s *Store) transaction(e *store.Event, n uint64) ([]clientv3.Cmp, []clientv
 	defer s.mu.Unlock()
 	select {
 	case <-s.cut:
-		return nil, nil, s.outOfReachLocked(store.ErrNotDurable)
+		return nil, nil, s.outOfReachLocked(store.ErrCutOff)
 	default:
 	}
 	if s.ticks.begun && !s.isGoing() {
-		return nil, nil, s.outOfReachLocked(store.ErrNotDurable)
+		return nil, nil, s.outOfReachLocked(store.ErrCutOff)
 	}
 	at := placeOf(e)
 	key, there := s.keys.instance(at), s.known.instances[at]

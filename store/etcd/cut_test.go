@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rosterdns/roster/store"
+	"github.com/rosterdns/roster/store/etcd"
 	"github.com/rosterdns/roster/store/etcd/etcdtest"
 	"github.com/rosterdns/roster/store/storetest"
 )
@@ -97,7 +98,7 @@ func refusesWrites(t *testing.T, s *server) {
 		"drain":      second(s.Drain(t.Context(), "web", "1")),
 		"cover":      s.Cover(t.Context(), nil),
 	} {
-		if !errors.Is(err, store.ErrNotDurable) || !strings.Contains(err.Error(), "etcd at fake cannot be reached") {
+		if !errors.Is(err, store.ErrCutOff) || !strings.Contains(err.Error(), "etcd at fake cannot be reached") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -245,5 +246,12 @@ func TestCommonCutLengthensAll(t *testing.T) {
 				t.Errorf("there is %v", servers[0].all())
 			}
 		})
+	}
+}
+
+// What etcd refuses, another server cannot write either.
+func TestRefusedIsNotCutOff(t *testing.T) {
+	if err := etcd.WhileRefused(); !errors.Is(err, store.ErrNotDurable) || errors.Is(err, store.ErrCutOff) || !strings.Contains(err.Error(), "full") {
+		t.Errorf("got %v", err)
 	}
 }

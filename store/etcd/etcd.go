@@ -198,7 +198,7 @@ func (s *Store) checkCut() {
 	s.cutOff = true
 	s.counts.cutOffs++
 	s.failLocked()
-	err := s.outOfReachLocked(store.ErrNotDurable)
+	err := s.outOfReachLocked(store.ErrCutOff)
 	s.mu.Unlock()
 	s.cfg.Trouble(err)
 }
@@ -223,14 +223,17 @@ func (s *Store) reached() {
 }
 
 // outOfReachLocked returns the error for those who need etcd while it is out of
-// reach: what is store.ErrNotDurable, or ErrUnconfirmed where something may have
-// been written.
+// reach: what is store.ErrCutOff, or ErrUnconfirmed where something may have been
+// written.
 func (s *Store) outOfReachLocked(what error) error {
 	r, refused := errors.AsType[*refusal](s.why)
 	switch {
 	case s.closed:
 		return store.ErrClosed
-	case refused: // it is reached
+	case refused: // it is reached, and says the same to other servers
+		if !errors.Is(what, store.ErrUnconfirmed) {
+			what = store.ErrNotDurable
+		}
 		return fmt.Errorf("%w: %w", what, r)
 	case s.why != nil:
 		return fmt.Errorf("%w: etcd at %s cannot be reached, or has no leader (%w)", what, s.where, s.why)

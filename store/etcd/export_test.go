@@ -103,3 +103,9 @@ func Formats(i *store.Instance) []Format {
 		}},
 	}
 }
+
+// WhileRefused is the error of a write while etcd refuses all.
+func WhileRefused() error {
+	s := &Store{why: &refusal{"etcd is full"}}
+	return s.outOfReachLocked(store.ErrCutOff)
+}

@@ -43,12 +43,12 @@ func (s *Store) Renew(ctx context.Context, leases []store.Renewal) error {
 	select {
 	case <-s.cut:
 		defer s.mu.Unlock()
-		return s.outOfReachLocked(store.ErrNotDurable)
+		return s.outOfReachLocked(store.ErrCutOff)
 	default:
 	}
 	if s.ticks.begun && !s.isGoing() { // what is heard now cannot be said to have been heard later
 		defer s.mu.Unlock()
-		return s.outOfReachLocked(store.ErrNotDurable)
+		return s.outOfReachLocked(store.ErrCutOff)
 	}
 	cut := s.cut
 	if s.pending.leases == nil {
