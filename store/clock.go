@@ -193,7 +193,7 @@ func (r *Registry) runClock(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		real := r.clock.real()
-		r.nowAt(real) // so that drains end where nobody else looks
+		r.nowAt(real)        // so that drains end where nobody else looks
 		if r.shared != nil { // the backend winds it
 			_, stale := r.staleAt(real)
 			r.staleness.note(stale)

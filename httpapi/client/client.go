@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -39,7 +40,8 @@ const attemptTimeout = 10 * time.Second
 type Client struct {
 	// Servers are the URLs of servers with one registry between them, such as
 	// https://roster.example.com:8054. A request goes to the one that answered
-	// last, and from there to the next where it does not answer or says 5xx.
+	// last, and from there to the next where it does not answer or says 5xx, and
+	// one that reads also where it is cut off from the others.
 	// Default [DefaultServer].
 	Servers []string
 
@@ -50,6 +52,12 @@ type Client struct {
 	// and proxies. A Timeout of it also ends watches, which then resume.
 	// Default [http.DefaultClient].
 	HTTP *http.Client
+
+	// OnStale is told when an answer had to be taken from a server that is cut
+	// off, so that it may be out of date, and what becomes of a watch on such a
+	// server. It may be called concurrently, and by a watch from another
+	// goroutine than that of its caller. Default: nobody is told.
+	OnStale func(Stale)
 
 	last atomic.Uint32 // the server that answered last, an index
 }
@@ -78,68 +86,114 @@ func (c *Client) doWithHeader(ctx context.Context, q call, out any) (header http
 			return nil, fmt.Errorf("encode the request: %w", err)
 		}
 	}
-	err = c.each(ctx, func(server *url.URL) (err error) {
-		header, err = c.attempt(ctx, server, q, body, out)
-		return err
+	err = c.each(ctx, func(server *url.URL) error {
+		h, b, err := c.attempt(ctx, server, q, body)
+		take := func() error {
+			if header = h; err != nil {
+				return err
+			}
+			if err := json.Unmarshal(b, out); err != nil {
+				return fmt.Errorf("%w: %w", ErrUnreadable, err)
+			}
+			return nil
+		}
+		since, stale := staleSince(h)
+		if !stale || q.method != http.MethodGet {
+			return take()
+		}
+		q = q.hurried() // whoever knows better knows it now
+		return &staleAnswer{Stale{Server: server.String(), Since: since}, take}
 	})
 	return header, err
 }
 
+// hurried returns the call without a wait, and with less patience.
+func (q call) hurried() call {
+	q.timeout = betterTimeout
+	if q.query.Has("wait") {
+		q.query = maps.Clone(q.query)
+		q.query.Set("wait", "1ms")
+	}
+	return q
+}
+
 // each asks one server after the other until one has answered with what no
-// other could answer better. It returns what the last one said that said
-// anything.
+// other could answer better. Otherwise it takes the first stale answer, or
+// returns what the last one said that said anything. Of several servers the error
+// names the one that spoke.
 func (c *Client) each(ctx context.Context, ask func(server *url.URL) error) error {
 	servers, err := c.servers()
 	if err != nil {
 		return err
 	}
+	by := func(at uint32, err error) error {
+		if err == nil || len(servers) == 1 {
+			return err
+		}
+		return fmt.Errorf("%s: %w", strings.TrimSuffix(servers[at].Redacted(), "/"), err)
+	}
 	unreachable := &UnreachableError{}
-	var said error
+	var (
+		said    error
+		stale   *staleAnswer
+		staleAt uint32
+	)
 	first := c.last.Load()
 	for k := range servers {
 		at := (first + uint32(k)) % uint32(len(servers))
 		err := ask(servers[at])
 		var e *Error
 		switch {
-		case err == nil, errors.As(err, &e) && !e.elsewhere():
+		case errors.As(err, new(*staleAnswer)):
+			if stale == nil {
+				stale, _ = errors.AsType[*staleAnswer](err)
+				staleAt = at
+			}
+		case err == nil, errors.As(err, &e) && !e.elsewhere() && (stale == nil || errors.Is(err, ErrNotFound)):
 			c.last.Store(at)
-			return err
+			return by(at, err)
 		case errors.Is(err, ErrUnreadable):
-			said = err
-		case ctx.Err() != nil:
+			said = by(at, err)
+		case ctx.Err() != nil && stale == nil:
 			return fmt.Errorf("ask %s: %w", servers[at].Host, context.Cause(ctx))
 		case e != nil:
-			said = err
+			said = by(at, err)
 		default:
 			unreachable.add(servers[at].String(), err)
 		}
 	}
-	if said != nil {
+	switch {
+	case stale != nil:
+		c.last.Store(staleAt)
+		c.reportStale(stale.Stale)
+		return by(staleAt, stale.take())
+	case said != nil:
 		return said
 	}
 	return unreachable
 }
 
-// attempt asks one server, and decodes its reply into out.
-func (c *Client) attempt(ctx context.Context, server *url.URL, q call, body []byte, out any) (http.Header, error) {
+// attempt asks one server. Of an answer that is an [*Error] it returns the header
+// as well.
+func (c *Client) attempt(ctx context.Context, server *url.URL, q call, body []byte) (http.Header, []byte, error) {
 	if q.timeout == 0 {
 		q.timeout = attemptTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	resp, err := c.send(ctx, server, q, body)
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.header, nil, err
+	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, fmt.Errorf("read the reply: %w", err)
+		return nil, nil, fmt.Errorf("read the reply: %w", err)
 	}
-	if err := json.Unmarshal(b, out); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
-	}
-	return resp.Header, nil
+	return resp.Header, b, nil
 }
 
 // send sends a request to one server. A reply that is no success is an

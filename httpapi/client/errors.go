@@ -31,6 +31,8 @@ type Error struct {
 	Detail     string        // what is wrong, and what to change
 	Field      string        // the field that is wrong; "" where it is none
 	RetryAfter time.Duration // when to try again; 0 where the server did not say
+
+	header http.Header // of the answer
 }
 
 // Error implements error: the detail, and the status.
@@ -58,7 +60,7 @@ const maxProblem = 64 << 10
 
 // readError reads the reply to req that is no success.
 func readError(req *http.Request, resp *http.Response) *Error {
-	e := &Error{Status: resp.StatusCode}
+	e := &Error{Status: resp.StatusCode, header: resp.Header}
 	var document struct{ Title, Detail, Field string }
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxProblem))
 	if err == nil && json.Unmarshal(b, &document) == nil {

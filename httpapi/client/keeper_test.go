@@ -148,7 +148,7 @@ func TestKeeperBeforeTheServer(t *testing.T) {
 		b.says.Store(http.StatusServiceUnavailable)
 		k := keep(t, c)
 		storetest.Advance(time.Minute)
-		k.wantSaid(t, "register web/a1: PUT http://10.0.0.2:8054/v1/services/web/instances/a1 gave no reason (503 Service Unavailable)")
+		k.wantSaid(t, "register web/a1: http://10.0.0.2:8054: PUT http://10.0.0.2:8054/v1/services/web/instances/a1 gave no reason (503 Service Unavailable)")
 		a.away.Store(false)
 		storetest.Advance(2100 * time.Millisecond)
 		if live(r) != 1 {
@@ -198,7 +198,7 @@ func TestKeeperRefused(t *testing.T) {
 		k := &client.Keeper{Client: c, Registration: client.Registration{Service: "web", ID: "a1", TTL: 90000}}
 		err := k.Run(t.Context())
 		var e *client.Error
-		if !errors.As(err, &e) || e.Status != 400 || e.Field != "ttl" || !strings.Contains(err.Error(), "register web/a1: ttl: 90000") {
+		if !errors.As(err, &e) || e.Status != 400 || e.Field != "ttl" || !strings.Contains(err.Error(), "register web/a1: http://10.0.0.1:8054: ttl: 90000") {
 			t.Errorf("Run ended with %v (%+v)", err, e)
 		}
 

@@ -42,6 +42,9 @@ type Event struct {
 	Instances []Instance `json:"instances,omitempty"`
 }
 
+// staleEvent is one that is about the server.
+const staleEvent = "stale"
+
 const (
 	silence    = 45 * time.Second // the server says something every 15 s
 	firstRetry = 250 * time.Millisecond
@@ -52,7 +55,9 @@ const (
 // Watch tells the changes of a service, or of all where service is "", until
 // ctx is done or the caller breaks off. The first event is a [Reset], all others
 // come once and in order: where the connection is lost, Watch makes another one
-// and resumes, or there is a Reset again.
+// and resumes, or there is a Reset again. From a server that is cut off from the
+// others, and so hears nothing, it goes to one that is not, where there is one:
+// see [Client.OnStale].
 //
 // An error tells that the connection was lost, once for each loss; to go on is
 // to wait for the next event. With an error that [IsFinal] the sequence ends. It
@@ -90,12 +95,19 @@ type watch struct {
 	retry   time.Duration // before the next connection
 	lost    bool          // and the caller knows
 	broken  bool          // the caller has broken off
+	from    *Stale        // the server that is being left; nil: none
+	to      uint32        // the one that is gone to, an index
 }
 
 // follow follows one connection to its end, and reports whether there should be
 // another one.
 func (w *watch) follow(ctx context.Context) (again bool) {
 	err := w.connect(ctx)
+	for errors.Is(err, errMoved) {
+		w.retry = min(2*w.retry, lastRetry) // before it moves again
+		w.client.last.Store(w.to)
+		err = w.connect(ctx)
+	}
 	if w.broken || ctx.Err() != nil {
 		return false
 	}
@@ -120,8 +132,8 @@ func (w *watch) wrap(err error) error {
 	return fmt.Errorf("watch %s: %w", w.service, err)
 }
 
-// connect follows the first server that answers.
-func (w *watch) connect(ctx context.Context) error {
+// call is the request for the stream.
+func (w *watch) call() call {
 	q := call{method: http.MethodGet, path: "/v1/events", header: http.Header{"Accept": {"text/event-stream"}}}
 	if w.service != "" {
 		q.query = url.Values{"service": {w.service}}
@@ -129,9 +141,14 @@ func (w *watch) connect(ctx context.Context) error {
 	if w.last != "" {
 		q.header.Set("Last-Event-ID", w.last)
 	}
+	return q
+}
+
+// connect follows the first server that answers.
+func (w *watch) connect(ctx context.Context) error {
 	var cut error
 	err := w.client.each(ctx, func(server *url.URL) error {
-		began, err := w.read(ctx, server, q)
+		began, err := w.read(ctx, server, w.call())
 		if began {
 			cut = err
 			return nil
@@ -153,6 +170,13 @@ func (w *watch) read(ctx context.Context, server *url.URL, q call) (began bool, 
 		return false, cause(ctx, err)
 	}
 	defer resp.Body.Close()
+	if w.from != nil && w.from.Server != server.String() {
+		w.from.Watching = server.String()
+		w.client.reportStale(*w.from)
+	}
+	w.from = nil
+	s := &seeker{watch: w, server: server, moved: func() { cancel(errMoved) }}
+	defer s.end()
 	lines := bufio.NewScanner(wakeful{resp.Body, alarm})
 	lines.Buffer(nil, maxLine)
 	var kind, id string
@@ -169,12 +193,18 @@ func (w *watch) read(ctx context.Context, server *url.URL, q call) (began bool, 
 			data.Write(value)
 			data.WriteByte('\n')
 		case "":
-			if len(lines.Bytes()) == 0 && kind != "" { // the event is whole
-				if !w.tell(kind, id, data.Bytes()) {
-					return true, nil
-				}
-				kind, data = "", bytes.Buffer{}
+			if len(lines.Bytes()) > 0 || kind == "" {
+				continue
 			}
+			// The event is whole.
+			if kind == staleEvent {
+				if err := s.hear(ctx, data.Bytes()); err != nil {
+					return true, err
+				}
+			} else if !w.tell(kind, id, data.Bytes()) {
+				return true, nil
+			}
+			kind, data = "", bytes.Buffer{}
 		}
 	}
 	err = cause(ctx, lines.Err())
