@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -101,6 +102,7 @@ func (f *clientFlags) asking(do func(ctx context.Context, cmd *cobra.Command, c 
 		if err != nil {
 			return err
 		}
+		c.OnStale = func(s client.Stale) { cmd.PrintErrln("roster:", staleText(s)) }
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
 		context.AfterFunc(ctx, stop) // a second signal ends it at once
@@ -118,6 +120,20 @@ func advise(err error) error {
 		return fmt.Errorf("%w\nGive a token with --token or ROSTER_TOKEN; 'roster token new' makes one.", err) //nolint:staticcheck // two sentences for people
 	}
 	return err
+}
+
+// staleText says what became of a server that is cut off from the others.
+func staleText(s client.Stale) string {
+	from := cmp.Or(s.From, "the other servers")
+	switch {
+	case s.Watching == "":
+		return fmt.Sprintf("warning: %s has been cut off from %s for %v, and this may be out of date: ask another one (--server)", s.Server, from, s.Since)
+	case s.Over:
+		return fmt.Sprintf("%s is in touch with %s again", s.Server, from)
+	case s.Watching != s.Server:
+		return fmt.Sprintf("%s is cut off from %s; watching %s", s.Server, from, s.Watching)
+	}
+	return fmt.Sprintf("%s is cut off from %s, and changes do not show until that is over: give it others to turn to (--server)", s.Server, from)
 }
 
 // completionTime is how long a server may take to complete a word.

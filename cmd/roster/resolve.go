@@ -69,6 +69,9 @@ func resolveCommand() *cobra.Command {
 		if err := r.resolve(cmd.Context()); err != nil {
 			return err
 		}
+		if r.stale != "" {
+			cmd.PrintErrf("roster: warning: %s: %s, and this may be out of date: ask another server (--dns-server)\n", server, r.stale)
+		}
 		if o.forProgram() || len(r.Records) > 0 {
 			if err := o.show(r, r.table); err != nil {
 				return err
@@ -89,6 +92,7 @@ type resolution struct {
 	Reasons   []string `json:"reasons,omitempty"` // Extended DNS Errors (RFC 8914)
 
 	types []uint16
+	stale string // why what was answered may be out of date; "": it is not
 }
 
 // record is one of an answer.
@@ -174,7 +178,14 @@ func (r *resolution) take(resp *dns.Msg, transport string) {
 	r.Rcode = dns.RcodeToString[resp.Rcode]
 	if opt := resp.IsEdns0(); opt != nil {
 		for _, o := range opt.Option {
-			if e, ok := o.(*dns.EDNS0_EDE); ok && e.ExtraText != "" && !slices.Contains(r.Reasons, e.ExtraText) {
+			e, ok := o.(*dns.EDNS0_EDE)
+			if !ok || e.ExtraText == "" {
+				continue
+			}
+			if e.InfoCode == dns.ExtendedErrorCodeStaleAnswer || e.InfoCode == dns.ExtendedErrorCodeStaleNXDOMAINAnswer {
+				r.stale = e.ExtraText
+			}
+			if !slices.Contains(r.Reasons, e.ExtraText) {
 				r.Reasons = append(r.Reasons, e.ExtraText)
 			}
 		}

@@ -89,12 +89,14 @@ type watched struct {
 	instances map[[2]string]client.Instance // by service and ID
 	last      string                        // what happened last
 	lost      error                         // why nothing comes
+	note      string                        // what there is to know of the server
 }
 
 func (w *watched) take(e client.Event, err error) {
 	if w.lost = err; err != nil {
 		return
 	}
+	w.note = ""
 	if e.Kind == client.Reset {
 		w.instances = map[[2]string]client.Instance{}
 		for _, i := range e.Instances {
@@ -120,16 +122,21 @@ func watchScreen(ctx context.Context, c *client.Client, service string, o *outpu
 	type news struct {
 		event client.Event
 		err   error
+		stale *client.Stale
 	}
 	came := make(chan news)
+	tell := func(n news) {
+		select {
+		case came <- n:
+		case <-ctx.Done():
+		}
+	}
+	c.OnStale = func(s client.Stale) { tell(news{stale: &s}) } // which would otherwise be written into the table
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		for e, err := range c.Watch(ctx, service) {
-			select {
-			case came <- news{e, err}:
-			case <-ctx.Done():
-			}
+			tell(news{event: e, err: err})
 		}
 	}()
 	defer func() { cancel(); <-ended }()
@@ -142,7 +149,11 @@ func watchScreen(ctx context.Context, c *client.Client, service string, o *outpu
 			if client.IsFinal(n.err) {
 				return n.err
 			}
-			w.take(n.event, n.err)
+			if n.stale != nil {
+				w.note = staleText(*n.stale)
+			} else {
+				w.take(n.event, n.err)
+			}
 			changed = true
 		case <-tick.C:
 			if !changed {
@@ -188,6 +199,9 @@ func (w *watched) draw(out io.Writer, service string, wide, colour bool, lines i
 	head := fmt.Sprintf("%s: %d instances, %d up", title, len(list), up)
 	if w.last != "" {
 		head += ", last: " + w.last
+	}
+	if w.note != "" {
+		head = w.note + "; " + head
 	}
 	if w.lost != nil {
 		head = "connection lost, trying again: " + w.lost.Error()
