@@ -35,7 +35,7 @@ const view = new View(model);
 const services = new VirtualList($("services"), serviceRows(model, (s) => { open(s?.name ?? "", ""); showServices(false); }));
 const instances = new VirtualList($("instances"), instanceRows(model, state, (i) => open(i.service, i.id, true), (i) => { if (state.id) open(i.service, i.id); }));
 const panel = new Panel($("panel"), model, state, { close: closePanel, remove, say });
-const stream = new Stream(api, (event, data) => model.take(event, data), (to, info) => link.set(to, info));
+const stream = new Stream(api, (event, data) => (event === "stale" ? link.stale(data) : model.take(event, data)), (to, info) => link.set(to, info));
 const link = new Link({ again: () => stream.again(), another: (detail) => api.another(detail), say, changed: () => { drawSlowly(); stepLeases(); leases.look(); } });
 export const leases = new Leases(api, model, { live: () => link.live(), draw: stepLeases, onScreen });
 

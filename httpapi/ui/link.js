@@ -5,7 +5,7 @@ import { $, mark, put } from "./dom.js";
 import { sentence } from "./dialogs.js";
 import { time } from "./panel.js";
 
-const lamp = { connecting: "Connecting…", live: "Live", lost: "Connection lost", refused: "No access" };
+const lamp = { connecting: "Connecting…", live: "Live", cut: "Cut off", lost: "Connection lost", refused: "No access" };
 
 /** Link knows how the stream is. */
 export class Link {
@@ -23,9 +23,16 @@ export class Link {
 
   live() { return this.#state === "live"; }
 
+  /** stale takes what the server says of itself: it may be cut off from those
+   * that it shares the registry with. */
+  stale({ stale, seconds = 0, backend = "" }) {
+    this.set(stale ? "cut" : "live", { why: backend, since: Date.now() - 1000 * seconds });
+  }
+
   /** set takes the stream's state and what it says of it. */
-  set(to, { why = "", again = 0 } = {}) {
+  set(to, { why = "", again = 0, since = 0 } = {}) {
     const before = this.#state;
+    if (to === "cut") this.#since = since;
     if (to === "lost" && before === "live") this.#since = Date.now();
     this.#state = to;
     this.#detail = why;
@@ -36,6 +43,9 @@ export class Link {
     $("lost").hidden = to === "live" || to === "connecting";
     if (to === "lost") this.#lost(before);
     if (to === "refused") this.#refused();
+    if (to === "cut") this.#cut();
+    $("lost-button").hidden = to === "cut";
+    if (to === "live" && before === "cut") this.does.say("The server is in touch again. What you see is live.");
     if (to === "live" && before === "lost") this.does.say("The connection is back. What you see is live again.");
     if (to !== before) this.does.changed();
   }
@@ -45,6 +55,13 @@ export class Link {
     put($("lost-button"), "Try now");
     this.#count();
     if (before !== "lost") put($("whisper"), `Connection lost. ${sentence(this.#detail)}`);
+  }
+
+  #cut() {
+    const text = `What you see is from ${time(this.#since)}. Ask another server, or wait: it goes on by itself.`;
+    put($("lost-title"), `This server is cut off from ${this.#detail || "the others"}.`);
+    put($("lost-text"), text);
+    put($("whisper"), `${$("lost-title").textContent} ${text}`);
   }
 
   #refused() {
