@@ -176,20 +176,7 @@ func isTimeout(err error) bool {
 func (r *resolution) take(resp *dns.Msg, transport string) {
 	r.Transport = append(r.Transport, transport)
 	r.Rcode = dns.RcodeToString[resp.Rcode]
-	if opt := resp.IsEdns0(); opt != nil {
-		for _, o := range opt.Option {
-			e, ok := o.(*dns.EDNS0_EDE)
-			if !ok || e.ExtraText == "" {
-				continue
-			}
-			if e.InfoCode == dns.ExtendedErrorCodeStaleAnswer || e.InfoCode == dns.ExtendedErrorCodeStaleNXDOMAINAnswer {
-				r.stale = e.ExtraText
-			}
-			if !slices.Contains(r.Reasons, e.ExtraText) {
-				r.Reasons = append(r.Reasons, e.ExtraText)
-			}
-		}
-	}
+	r.takeErrors(resp.IsEdns0())
 	addresses := map[string][]string{}
 	for _, rr := range resp.Extra {
 		switch a := rr.(type) {
@@ -211,6 +198,25 @@ func (r *resolution) take(resp *dns.Msg, transport string) {
 		return cmp.Or(cmp.Compare(*a.Priority, *b.Priority), cmp.Compare(*b.Weight, *a.Weight), cmp.Compare(a.Value, b.Value))
 	})
 	r.Records = append(r.Records, list...)
+}
+
+// takeErrors adds what the Extended DNS Errors of an answer say.
+func (r *resolution) takeErrors(opt *dns.OPT) {
+	if opt == nil {
+		return
+	}
+	for _, o := range opt.Option {
+		e, ok := o.(*dns.EDNS0_EDE)
+		if !ok || e.ExtraText == "" {
+			continue
+		}
+		if e.InfoCode == dns.ExtendedErrorCodeStaleAnswer || e.InfoCode == dns.ExtendedErrorCodeStaleNXDOMAINAnswer {
+			r.stale = e.ExtraText
+		}
+		if !slices.Contains(r.Reasons, e.ExtraText) {
+			r.Reasons = append(r.Reasons, e.ExtraText)
+		}
+	}
 }
 
 func newRecord(rr dns.RR, addresses map[string][]string) record {

@@ -63,6 +63,7 @@ func inTwo(t *testing.T, f func(t *testing.T, c *client.Client, said *[]client.S
 // also that something is not there.
 func TestStaleAsksElsewhere(t *testing.T) {
 	inTwo(t, func(t *testing.T, c *client.Client, said *[]client.Stale, a, b *host, _ *storetest.Shared) {
+		t.Helper()
 		if _, err := c.Instances(t.Context(), "new", client.Query{}); err != nil {
 			t.Errorf("what is new: %v", err)
 		}
@@ -97,6 +98,7 @@ func TestStaleIsTaken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inTwo(t, func(t *testing.T, c *client.Client, said *[]client.Stale, a, b *host, fresh *storetest.Shared) {
+				t.Helper()
 				trouble(b, fresh)
 				begin := time.Now()
 				list, err := c.Services(t.Context(), client.Query{})
