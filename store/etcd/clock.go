@@ -192,12 +192,14 @@ func (t *ticks) bound(server string, s stamp, age time.Duration) (most time.Dura
 }
 
 // endOf returns until which Age of ours a lease lasts at least that ends, by
-// another server's lease clock, at end.
-func (s *Store) endOf(server string, by stamp, end store.Instant) time.Duration {
+// another server's lease clock, at end; ours shows now. Where nothing is known of the
+// other's clock, it may have been written just now, or long ago by a server that is
+// gone, and came late.
+func (s *Store) endOf(server string, by stamp, end, now store.Instant) time.Duration {
 	age := s.replica.Age()
 	most, ok := s.ticks.compare(server, by, age)
 	if !ok {
-		return age + end.Sub(by.at) - lateTime
+		return age + min(end.Sub(by.at), end.Sub(now)) - lateTime
 	}
 	return by.age + end.Sub(by.at) - most
 }
@@ -212,7 +214,8 @@ func (s *Store) here(server string, by stamp, at place, end store.Instant) store
 	if !s.isGoing() {
 		s.ticks.owed = append(s.ticks.owed, owed{at, server, by, end})
 	}
-	return s.replica.Now().Add(s.endOf(server, by, end) - s.replica.Age())
+	now := s.replica.Now()
+	return now.Add(s.endOf(server, by, end, now) - s.replica.Age())
 }
 
 // isGoing reports whether the lease clock goes and is right.
@@ -304,7 +307,7 @@ func (s *Store) goOn(ahead time.Duration) {
 		p.heard = age // what they said meanwhile may not have come
 	}
 	for _, o := range s.ticks.owed { // more is known of the others' clocks now than when it came
-		end := store.Instant(s.endOf(o.server, o.by, o.end) + ahead)
+		end := store.Instant(s.endOf(o.server, o.by, o.end, store.Instant(age+ahead)) + ahead)
 		s.replica.Extend([]store.Renewal{{Service: o.service, Label: o.label, End: end}})
 	}
 	s.ticks.going, s.ticks.begun, s.ticks.probe, s.ticks.owed = true, true, nil, nil

@@ -17,6 +17,13 @@ func Tick(id, name string, n uint64, age time.Duration, at store.Instant, seen i
 	return key, tick{stamp{age: age, at: at, seen: seen}, n, name, maxTTL}.append(key)
 }
 
+// Batch returns key and value of a batch of a server that is none, with one
+// renewal.
+func Batch(id string, at store.Instant, created int64, end store.Instant) (key, value string) {
+	key = keysUnder("/roster").batch(id, 1)
+	return key, appendBatch(key, stamp{at: at, age: time.Hour}, []renewed{{created, end}})
+}
+
 // Ticks are those of a server, and what they say about the clocks of others.
 type Ticks struct{ t ticks }
 

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/rosterdns/roster/store"
+	"github.com/rosterdns/roster/store/etcd"
 	"github.com/rosterdns/roster/store/etcd/etcdtest"
 	"github.com/rosterdns/roster/store/storetest"
 )
@@ -241,6 +243,30 @@ func TestHeartbeatsShareBatches(t *testing.T) {
 		}
 		if n := len(keys(t, a, "/roster/renewals/")); n > 20 {
 			t.Errorf("%d batches are stored", n)
+		}
+	})
+}
+
+// What a server that is gone wrote long ago, and a member of etcd brings only now,
+// makes no lease longer than it was when that was written.
+func TestRenewalThatCameLate(t *testing.T) {
+	bubble(t, func(t *testing.T, cluster *etcdtest.Cluster) {
+		a := start(t, cluster, "a")
+		storetest.Register(t, a.Registry, instance("1", 10*time.Second))
+		key, err := a.client.Get(t.Context(), "/roster/instances/web/1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		storetest.Advance(time.Second)
+		written, ends := a.Now(), time.Now().Add(10*time.Second)
+		storetest.Advance(5 * time.Second)
+		name, value := etcd.Batch("ffffffffffffffff", written, key.Kvs[0].CreateRevision, written.Add(10*time.Second))
+		if _, err := a.client.Put(t.Context(), name, value); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if d := a.ends(t, "1").Sub(ends); d > 0 || d < -time.Second {
+			t.Errorf("the lease ends %v later than its time", d)
 		}
 	})
 }

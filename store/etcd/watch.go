@@ -31,24 +31,11 @@ func (s *Store) watch(ctx context.Context) {
 	}
 	for n := 0; ; n++ {
 		err := s.watchOnce(ctx, n)
+		if errors.Is(err, errMissed) || errors.Is(err, errDamaged) {
+			err = s.reread(ctx, err)
+		}
 		if ctx.Err() != nil {
 			return
-		}
-		why := err
-		for errors.Is(err, errMissed) || errors.Is(err, errDamaged) {
-			s.note(err)
-			var by store.Difference
-			if by, err = s.resync(ctx); ctx.Err() != nil {
-				return
-			}
-			if err == nil {
-				s.cfg.Reread(why, by)
-				break
-			}
-			err = errors.Join(errMissed, err)
-			if !pause(ctx, tickTime) {
-				return
-			}
 		}
 		if err != nil {
 			s.note(err)
@@ -56,6 +43,23 @@ func (s *Store) watch(ctx context.Context) {
 				return
 			}
 		}
+	}
+}
+
+// reread reads all again, which it tries until ctx is done, and tells why.
+func (s *Store) reread(ctx context.Context, why error) error {
+	for err := why; ; {
+		s.note(err)
+		var by store.Difference
+		by, err = s.resync(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil:
+			s.cfg.Reread(why, by)
+			return nil
+		}
+		_ = pause(ctx, tickTime) // where it ends early, so does the next try
 	}
 }
 
