@@ -88,6 +88,7 @@ type owed struct {
 	server string
 	by     stamp
 	end    store.Instant
+	until  time.Duration // endOf when that came; 0: not known then
 }
 
 // keptTicks are enough for what others have seen lately.
@@ -195,13 +196,13 @@ func (t *ticks) bound(server string, s stamp, age time.Duration) (most time.Dura
 // another server's lease clock, at end; ours shows now. Where nothing is known of the
 // other's clock, it may have been written just now, or long ago by a server that is
 // gone, and came late.
-func (s *Store) endOf(server string, by stamp, end, now store.Instant) time.Duration {
+func (s *Store) endOf(server string, by stamp, end, now store.Instant) (until time.Duration, known bool) {
 	age := s.replica.Age()
-	most, ok := s.ticks.compare(server, by, age)
-	if !ok {
-		return age + min(end.Sub(by.at), end.Sub(now)) - lateTime
+	most, known := s.ticks.compare(server, by, age)
+	if !known {
+		return age + min(end.Sub(by.at), end.Sub(now)) - lateTime, false
 	}
-	return by.age + end.Sub(by.at) - most
+	return by.age + end.Sub(by.at) - most, true
 }
 
 // here returns the earliest moment on our lease clock that an end on another
@@ -211,11 +212,16 @@ func (s *Store) here(server string, by stamp, at place, end store.Instant) store
 	if end == store.Never {
 		return end
 	}
-	if !s.isGoing() {
-		s.ticks.owed = append(s.ticks.owed, owed{at, server, by, end})
-	}
 	now := s.replica.Now()
-	return now.Add(s.endOf(server, by, end, now) - s.replica.Age())
+	until, known := s.endOf(server, by, end, now)
+	if !s.isGoing() {
+		o := owed{place: at, server: server, by: by, end: end}
+		if known {
+			o.until = until
+		}
+		s.ticks.owed = append(s.ticks.owed, o)
+	}
+	return now.Add(until - s.replica.Age())
 }
 
 // isGoing reports whether the lease clock goes and is right.
@@ -306,9 +312,20 @@ func (s *Store) goOn(ahead time.Duration) {
 	for _, p := range s.servers {
 		p.heard = age // what they said meanwhile may not have come
 	}
+<<<<<<< HEAD
 	for _, o := range s.ticks.owed { // more is known of the others' clocks now than when it came
 		end := store.Instant(s.endOf(o.server, o.by, o.end, store.Instant(age+ahead)) + ahead)
 		s.replica.Extend([]store.Renewal{{Service: o.service, Label: o.label, End: end}})
+=======
+	for _, o := range s.ticks.owed {
+		// More is known of the others' clocks now than when it came, but of those
+		// that have stopped since: they were forgotten.
+		until, known := s.endOf(o.server, o.by, o.end, store.Instant(age+ahead))
+		if o.until != 0 && (!known || o.until > until) {
+			until = o.until
+		}
+		s.replica.Extend([]store.Renewal{{Service: o.service, Label: o.label, End: store.Instant(until + ahead)}})
+>>>>>>> 7b91463 (store/etcd: what came from a server that has stopped since keeps the end that was known when it came, since it was counted from the end of the cut)
 	}
 	s.ticks.going, s.ticks.begun, s.ticks.probe, s.ticks.owed = true, true, nil, nil
 	clear(s.ticks.answers)

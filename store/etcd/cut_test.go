@@ -197,6 +197,35 @@ func TestHeardByOneThatCameAndWent(t *testing.T) {
 	})
 }
 
+// So it does where that server has stopped, and was forgotten, and too much has
+// been ticked since to find out anew.
+func TestHeardByOneThatStopped(t *testing.T) {
+	for _, later := range []time.Duration{20 * time.Second, 200 * time.Second} {
+		subbubble(t, later.String(), func(t *testing.T, cluster *etcdtest.Cluster) {
+			a, b := two(t, cluster)
+			storetest.Register(t, a.Registry, instance("1", 300*time.Second))
+			b.client.Cut(etcdtest.Hangs)
+			storetest.Advance(4 * time.Second)
+			c := start(t, cluster, "c")
+			storetest.Advance(500 * time.Millisecond)
+			c.mustBeat(t, "1")
+			ends := time.Now().Add(300 * time.Second)
+			storetest.Advance(time.Second)
+			c.close()
+			storetest.Advance(later)
+			b.client.Heal()
+			storetest.Advance(2 * time.Second)
+			if b.stale() {
+				t.Fatal("it is stale")
+			}
+			// Each of the two others' clocks may have gone apart from b's by a hundredth.
+			if d := b.ends(t, "1").Sub(ends); d > 0 || d < -400*time.Millisecond-later/50 {
+				t.Errorf("the lease ends %v later than its time", d)
+			}
+		})
+	}
+}
+
 // Where nobody could reach etcd, all leases are longer by that.
 func TestCommonCutLengthensAll(t *testing.T) {
 	for name, fault := range faults {
