@@ -254,15 +254,15 @@ func (s *Store) confirm(t sentTick, others bool) {
 
 // follow takes in what another server's clocks show. Ours is never far behind that;
 // and where ours has stood, it catches up with what the other's did meanwhile.
-func (s *Store) follow(server string, by stamp) {
+func (s *Store) follow(server string, by tick) {
 	age := s.replica.Age()
-	most, ok := s.ticks.compare(server, by, age)
+	most, ok := s.ticks.compare(server, by.stamp, age)
 	a := s.ticks.apart[server]
 	if s.isGoing() {
 		if by.at.Sub(s.replica.Now()) > farTime {
 			s.replica.Advance(by.at)
 		}
-		if ok {
+		if ok && by.going { // else it will make up for some of that
 			a.stood, a.known = by.stood(), true
 		}
 		return
@@ -312,11 +312,6 @@ func (s *Store) goOn(ahead time.Duration) {
 	for _, p := range s.servers {
 		p.heard = age // what they said meanwhile may not have come
 	}
-<<<<<<< HEAD
-	for _, o := range s.ticks.owed { // more is known of the others' clocks now than when it came
-		end := store.Instant(s.endOf(o.server, o.by, o.end, store.Instant(age+ahead)) + ahead)
-		s.replica.Extend([]store.Renewal{{Service: o.service, Label: o.label, End: end}})
-=======
 	for _, o := range s.ticks.owed {
 		// More is known of the others' clocks now than when it came, but of those
 		// that have stopped since: they were forgotten.
@@ -325,7 +320,6 @@ func (s *Store) goOn(ahead time.Duration) {
 			until = o.until
 		}
 		s.replica.Extend([]store.Renewal{{Service: o.service, Label: o.label, End: store.Instant(until + ahead)}})
->>>>>>> 7b91463 (store/etcd: what came from a server that has stopped since keeps the end that was known when it came, since it was counted from the end of the cut)
 	}
 	s.ticks.going, s.ticks.begun, s.ticks.probe, s.ticks.owed = true, true, nil, nil
 	clear(s.ticks.answers)

@@ -171,6 +171,43 @@ func TestCutOffTwice(t *testing.T) {
 	}
 }
 
+// A server that was cut off, and makes up for that right before all are, has not
+// gone on while the others' clocks stood: they make up for nothing then, and what
+// is renewed afterwards lasts.
+func TestCutOffBeforeAll(t *testing.T) {
+	for between := time.Duration(0); between <= 500*time.Millisecond; between += 20 * time.Millisecond {
+		subbubble(t, between.String(), func(t *testing.T, cluster *etcdtest.Cluster) {
+			servers := three(t, cluster)
+			storetest.Register(t, servers[0].Registry, instance("1", 20*time.Second))
+			c := servers[2]
+			c.client.Cut(etcdtest.Hangs)
+			storetest.Advance(4 * time.Second)
+			c.client.Heal()
+			storetest.Advance(between)
+			for _, s := range servers {
+				s.client.Cut(etcdtest.Hangs)
+			}
+			storetest.Advance(5 * time.Second)
+			for _, s := range servers {
+				s.client.Heal()
+			}
+			var ends time.Time
+			sample(3*time.Second, 5*time.Millisecond, func() {
+				for _, s := range servers {
+					if ends.IsZero() && s.beat(t.Context(), "1") == nil {
+						ends = time.Now().Add(20 * time.Second)
+					}
+				}
+			})
+			for k, s := range servers {
+				if d := s.ends(t, "1").Sub(ends); s.stale() || d < -600*time.Millisecond {
+					t.Errorf("server %d: stale: %v, the lease ends %v later than its time", k, s.stale(), d)
+				}
+			}
+		})
+	}
+}
+
 // What was heard by a server that came and went while another was cut off counts
 // there as well: by the ticks of a third one it is known when it was heard.
 func TestHeardByOneThatCameAndWent(t *testing.T) {

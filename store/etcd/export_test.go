@@ -14,7 +14,7 @@ func SetID(s *Store, id string) { s.id = id }
 // Tick returns key and value of a tick of a server that is none.
 func Tick(id, name string, n uint64, age time.Duration, at store.Instant, seen int64, maxTTL time.Duration) (key, value string) {
 	key = keysUnder("/roster").server(id)
-	return key, tick{stamp{age: age, at: at, seen: seen}, n, name, maxTTL}.append(key)
+	return key, tick{stamp{age: age, at: at, seen: seen}, n, name, maxTTL, true}.append(key)
 }
 
 // Batch returns key and value of a batch of a server that is none, with one
@@ -86,7 +86,7 @@ func Formats(i *store.Instance) []Format {
 			c, err := k.parseChange(value)
 			return k.appendChange(c), err
 		}},
-		{"tick", server, tick{by, 3, "host.example", 30 * time.Second}.append(server), func(key string, value []byte) (string, error) {
+		{"tick", server, tick{by, 3, "host.example", 30 * time.Second, true}.append(server), func(key string, value []byte) (string, error) {
 			t, err := parseTick(key, value)
 			return t.append(key), err
 		}},

@@ -73,6 +73,7 @@ type writer struct{ b []byte }
 
 func newWriter() *writer                  { return &writer{b: []byte{version}} }
 func (w *writer) number(n uint64)         { w.b = binary.AppendUvarint(w.b, n) }
+func (w *writer) flag(is bool)            { w.number(map[bool]uint64{true: 1}[is]) }
 func (w *writer) text(s string)           { w.number(uint64(len(s))); w.b = append(w.b, s...) }
 func (w *writer) instant(t store.Instant) { w.number(uint64(t)) } // below 0 for none that is written
 func (w *writer) stamp(s stamp) {
@@ -126,6 +127,7 @@ func (r *reader) text() string {
 	return s
 }
 
+func (r *reader) flag() bool             { return r.number() == 1 }
 func (r *reader) instant() store.Instant { return store.Instant(r.number()) }
 func (r *reader) stamp() stamp {
 	return stamp{r.instant(), time.Duration(r.number()), int64(r.number())}
@@ -193,7 +195,7 @@ func (k keys) appendChange(c change) string {
 	w.text(c.server)
 	w.number(c.n)
 	w.number(uint64(c.kind))
-	w.number(map[bool]uint64{true: 1}[c.checked])
+	w.flag(c.checked)
 	w.text(c.at.service)
 	w.text(c.at.label)
 	w.instant(c.end)
@@ -202,7 +204,7 @@ func (k keys) appendChange(c change) string {
 
 func (k keys) parseChange(value []byte) (change, error) {
 	r := newReader(k.changed, value)
-	c := change{stamp: r.stamp(), server: r.text(), n: r.number(), kind: store.Kind(r.number()), checked: r.number() == 1,
+	c := change{stamp: r.stamp(), server: r.text(), n: r.number(), kind: store.Kind(r.number()), checked: r.flag(),
 		at: place{r.text(), r.text()}, end: r.instant()}
 	r.bad = r.bad || c.kind < store.Registered || c.kind > store.Expired
 	return c, r.end(k.changed)
@@ -214,6 +216,7 @@ type tick struct {
 	n      uint64 // the server's number for it
 	name   string
 	maxTTL time.Duration // the longest that the server's answers carry
+	going  bool          // its lease clock goes, and has made up for what it stood
 }
 
 func (t tick) append(key string) string {
@@ -222,12 +225,13 @@ func (t tick) append(key string) string {
 	w.number(t.n)
 	w.text(t.name)
 	w.number(uint64(t.maxTTL))
+	w.flag(t.going)
 	return w.end(key)
 }
 
 func parseTick(key string, value []byte) (tick, error) {
 	r := newReader(key, value)
-	t := tick{r.stamp(), r.number(), r.text(), time.Duration(r.number())}
+	t := tick{r.stamp(), r.number(), r.text(), time.Duration(r.number()), r.flag()}
 	return t, r.end(key)
 }
 

@@ -154,9 +154,10 @@ func (s *Store) join(ctx context.Context) (alone bool, _ error) {
 	s.mu.Lock()
 	age, now := s.replica.Age(), s.stampLocked()
 	n := s.ticks.send(age)
+	tick := s.tick(now, n)
 	s.mu.Unlock()
 	key := s.keys.server(s.id)
-	resp, err := s.client.Put(ctx, key, s.tick(now, n).append(key))
+	resp, err := s.client.Put(ctx, key, tick.append(key))
 	if err != nil {
 		return false, fmt.Errorf("write %s: %w", key, s.translate(err))
 	}

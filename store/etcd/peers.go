@@ -26,9 +26,9 @@ type peer struct {
 	from   time.Duration // its own Age then
 }
 
-// tick returns one of this server.
+// tick returns one of this server. The caller holds mu.
 func (s *Store) tick(at stamp, n uint64) tick {
-	return tick{stamp: at, n: n, name: s.cfg.Name, maxTTL: s.replica.MaxTTL()}
+	return tick{stamp: at, n: n, name: s.cfg.Name, maxTTL: s.replica.MaxTTL(), going: s.isGoing()}
 }
 
 // hearFrom takes in a tick of another server. The caller holds mu.

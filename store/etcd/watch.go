@@ -342,7 +342,7 @@ func (t *taker) tick(key string, e *clientv3.Event) error {
 	defer t.mu.Unlock()
 	if id != t.id {
 		t.hearFrom(id, tick)
-		t.follow(id, tick.stamp)
+		t.follow(id, tick)
 		t.ticks.hear(id, sentTick{tick.n, tick.age, e.Kv.ModRevision})
 		return nil
 	}
