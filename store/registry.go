@@ -426,6 +426,7 @@ func (r *Registry) apply(events []Event) {
 type batch struct {
 	*Registry
 	views   map[*service]*View
+	reread  bool // the events are what was missed, of which nobody has said it in time
 	changed []changedLease
 	moved   []movedLease
 }
@@ -434,7 +435,19 @@ type batch struct {
 type changedLease struct {
 	lease *Lease
 	home  *service
+	event *Event
 	old   Instant // its end before
+}
+
+// leftFor returns the moment before which a lease of a service does not end that an
+// event makes shorter. Who decided it elsewhere has left time for what all servers
+// hand out, and told somebody when that is over: only what was handed out here by
+// a lease of which that one did not know yet may be later.
+func (b *batch) leftFor(e *Event, s *service) Instant {
+	if e.Elsewhere && !b.reread {
+		return Instant(s.cached.Load())
+	}
+	return b.cachedUntil(s)
 }
 
 func (b *batch) apply(e *Event) {
@@ -475,9 +488,9 @@ func (b *batch) apply(e *Event) {
 			if end == 0 {
 				end = endAt(b.Now(), i.leaseLength())
 			}
-			before := old.Lease.set(end, i.leaseLength(), b.cachedUntil(s))
+			before := old.Lease.set(end, i.leaseLength(), b.leftFor(e, s))
 			old.Lease.others.Store(!b.alone())
-			b.changed = append(b.changed, changedLease{old.Lease, s, before})
+			b.changed = append(b.changed, changedLease{old.Lease, s, e, before})
 		} else if e.Elsewhere {
 			b.heard(old.Lease, e.End)
 		}
@@ -511,7 +524,7 @@ func (b *batch) publish() {
 	// Readers of the views before may have handed out the longer leases until
 	// just now. From here on HandOut turns them away.
 	for _, c := range b.changed {
-		c.lease.extend(min(c.old, b.cachedUntil(c.home)))
+		c.lease.extend(min(c.old, b.leftFor(c.event, c.home)))
 		if time.Duration(c.lease.length.Load()) == drainLength {
 			b.drains.add(b.Registry, c.lease)
 		}

@@ -168,7 +168,7 @@ func (p *Replica) Reset(ctx context.Context, state []Restored, at Revision) (by 
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	b := batch{Registry: p.Registry, views: map[*service]*View{}}
+	b := batch{Registry: p.Registry, views: map[*service]*View{}, reread: true}
 	for _, e := range p.difference(state, at) {
 		by.count(&e)
 		b.apply(&e)

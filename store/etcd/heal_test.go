@@ -107,6 +107,62 @@ func TestDrainedDuringCut(t *testing.T) {
 	})
 }
 
+// A server that hears late of a drain, or of a shorter TTL, does not keep the
+// instance for longer than was said where that was decided.
+func TestShortenedHeardOfLate(t *testing.T) {
+	for late, cut := range map[time.Duration]func(*etcdtest.Client){
+		50 * time.Millisecond: (*etcdtest.Client).Pause,
+		10 * time.Second:      func(c *etcdtest.Client) { c.Cut(etcdtest.Hangs) },
+	} {
+		subbubble(t, late.String(), func(t *testing.T, cluster *etcdtest.Cluster) {
+			a, b := two(t, cluster)
+			for _, id := range []string{"drained", "shortened"} {
+				storetest.Register(t, a.Registry, instance(id, time.Hour))
+			}
+			same(t, a, b)
+			cut(b.client)
+			a.drained(t, "drained")
+			ttl := 20 * time.Second
+			if _, err := a.Heartbeat(t.Context(), "web", "shortened", store.Beat{TTL: &ttl}); err != nil {
+				t.Fatal(err)
+			}
+			storetest.Advance(late)
+			b.client.Resume()
+			b.client.Heal()
+			storetest.Advance(2 * time.Second)
+			if b.stale() {
+				t.Fatal("it is stale")
+			}
+			for _, id := range []string{"drained", "shortened"} {
+				if d := b.ends(t, id).Sub(a.ends(t, id)); d > 0 || d < -400*time.Millisecond {
+					t.Errorf("%s ends %v later than where that was decided", id, d)
+				}
+			}
+		})
+	}
+}
+
+// What was handed out by a lease that was renewed here, and of which who has drained
+// it did not know yet, is in caches all the same.
+func TestRenewedBeforeDrainIsHeardOf(t *testing.T) {
+	bubble(t, func(t *testing.T, cluster *etcdtest.Cluster) {
+		a, b := two(t, cluster)
+		storetest.Register(t, a.Registry, instance("1", 10*time.Second))
+		storetest.Advance(5 * time.Second)
+		b.client.Pause()
+		a.drained(t, "1")
+		storetest.Advance(400 * time.Millisecond)
+		b.Renew([]byte("web"), []byte("1"))
+		cached := b.Now().Add(10 * time.Second)
+		b.Service("web").HandOut(cached)
+		b.client.Resume()
+		storetest.Advance(time.Second)
+		if d := b.lease("1").End().Sub(cached); d < 0 || d > time.Millisecond {
+			t.Errorf("it ends %v after the last cache forgets it", d)
+		}
+	})
+}
+
 // What was drained before a cut goes when that was promised, and no sooner because
 // the server then catches up with the others.
 func TestDrainedBeforeCut(t *testing.T) {
