@@ -19,6 +19,7 @@ type disk struct {
 	next  fault         // what the next commit meets
 	wait  func()        // in the middle of a slow one
 	torn  *disk         // what a commit left that failed at its last sync; nil: none
+	about map[key]bool  // what that commit was about, in torn
 	inner store.Backend // what makes changes last in place of records; nil: none
 }
 
@@ -66,8 +67,12 @@ func (d *disk) Commit(ctx context.Context, events []store.Event) error {
 		return d.inner.Commit(ctx, events)
 	}
 	if f == tears {
-		torn := &disk{records: maps.Clone(d.records), revision: d.reached()}
+		torn := &disk{records: maps.Clone(d.records), revision: d.reached(), about: map[key]bool{}}
 		torn.write(events)
+		for k := range events {
+			i := events[k].Instance()
+			torn.about[key{i.Service, i.ID}] = true
+		}
 		d.torn = torn
 		return fmt.Errorf("%w: %w", store.ErrNotDurable, errDisk)
 	}
@@ -88,6 +93,16 @@ func (d *disk) reached() store.Revision {
 // gap returns how many revisions the next commit leaves out, because one that
 // failed may have given them.
 func (d *disk) gap() int { return int(d.reached() - d.revision) }
+
+// doubtful returns what may come back after a restart in another way than it
+// is: whatever the commit was about that failed at its last sync, whoever made
+// it.
+func (d *disk) doubtful() map[key]bool {
+	if d.torn != nil {
+		return d.torn.about
+	}
+	return nil
+}
 
 func (d *disk) write(events []store.Event) {
 	for k := range events {
