@@ -97,6 +97,8 @@ type runner struct {
 	probe    probe  // nil: a connection to the port, once
 	drainFor time.Duration
 	log      io.Writer
+
+	taken bool // something answered at the port before the program was started
 }
 
 func (r *runner) say(format string, args ...any) {
@@ -111,8 +113,9 @@ func (r *runner) name() string {
 // it ended with 0. A registration that is refused ends the program, and is the
 // error then.
 func (r *runner) run(ctx context.Context, args []string) error {
-	if err := r.free(ctx); err != nil {
-		return err
+	address := ""
+	if address, r.taken = r.answers(ctx); r.taken && r.probe == nil {
+		return fmt.Errorf("something answers at %s already, before the program is started\nStop it, or say with --check what has to answer.", address) //nolint:staticcheck // two sentences for people
 	}
 	weight, remove := weightFile()
 	defer remove()
@@ -136,7 +139,7 @@ func (r *runner) run(ctx context.Context, args []string) error {
 		case <-p.ended:
 			leave()
 			background.Wait()
-			r.goodbye(p.status)
+			r.goodbye(p.status, first != nil)
 			switch {
 			case refused != nil:
 				return refused
@@ -163,33 +166,31 @@ func (r *runner) run(ctx context.Context, args []string) error {
 	}
 }
 
-// freeTime is how long a look at the port may take before the program starts.
-const freeTime = time.Second
+// lookTime is how long a look at the port may take while no program runs.
+const lookTime = time.Second
 
-// free makes sure that nobody else has the port. A program that is started a
-// second time would be registered in the first one's place, fail to listen, and
-// take the first one, which lives, out of DNS. With --check it is for that to
-// say who answers.
-func (r *runner) free(ctx context.Context) error {
+// answers looks, while the program does not run, whether somebody else has the
+// port, and where. A program that is started a second time would be registered
+// in the first one's place, fail to listen, and take the first one, which lives,
+// out of DNS. So it is not started; but with --check it is, since who answers
+// may be about to leave, or systemd, which holds the port for the program.
+func (r *runner) answers(ctx context.Context) (address string, yes bool) {
 	reg := &r.keeper.Registration
-	if r.probe != nil || reg.Port == 0 || reg.Protocol != "tcp" {
-		return nil
+	if reg.Port == 0 || reg.Protocol != "tcp" {
+		return "", false
 	}
-	ctx, cancel := context.WithTimeout(ctx, freeTime)
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	addresses := reg.Addresses
 	if len(addresses) == 0 {
 		a, err := routeTo(ctx, r.servers)
 		if err != nil {
-			return nil // it is said where the address is chosen
+			return "", false // it is said where the address is chosen
 		}
 		addresses = []netip.Addr{a}
 	}
-	address := net.JoinHostPort(addresses[0].String(), strconv.Itoa(int(reg.Port)))
-	if connection(address)(ctx) != nil {
-		return nil
-	}
-	return fmt.Errorf("something answers at %s already, before the program is started\nStop it, or say with --check what has to answer.", address) //nolint:staticcheck // two sentences for people
+	address = net.JoinHostPort(addresses[0].String(), strconv.Itoa(int(reg.Port)))
+	return address, connection(address)(ctx) == nil
 }
 
 // keep waits until the program is there, and keeps it registered until ctx is
@@ -234,10 +235,19 @@ func (r *runner) drain(ctx context.Context, s os.Signal) {
 	}
 }
 
-// goodbye deregisters the program that has ended.
-func (r *runner) goodbye(status int) {
+// goodbye deregisters the program that has ended, unless the instance is
+// somebody else's: it was there before this program, and who answered before
+// still does. What has begun to drain was taken out already.
+func (r *runner) goodbye(status int, drained bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), goodbyeTime)
 	defer cancel()
+	if r.taken && !drained && r.keeper.Found() {
+		if address, yes := r.answers(ctx); yes {
+			r.say("%s stays registered: the program ended with status %d, but what was registered and answered at %s before it still does\nIf that is another service, take it out with 'roster deregister %s %s'.",
+				r.name(), status, address, r.keeper.Registration.Service, r.keeper.Instance().ID)
+			return
+		}
+	}
 	switch err := r.keeper.Deregister(ctx); {
 	case err != nil:
 		r.say("the program ended with status %d, but stays in DNS until its lease ends: %v", status, err)

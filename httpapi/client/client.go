@@ -74,22 +74,29 @@ type call struct {
 
 // do does a call and decodes the reply into out.
 func (c *Client) do(ctx context.Context, q call, out any) error {
-	_, err := c.doWithHeader(ctx, q, out)
+	_, err := c.doWithReply(ctx, q, out)
 	return err
 }
 
-// doWithHeader is do, and returns the reply's header as well.
-func (c *Client) doWithHeader(ctx context.Context, q call, out any) (header http.Header, err error) {
+// reply is what a reply says beside its body. Of an [*Error] it is the header
+// alone.
+type reply struct {
+	status int
+	header http.Header
+}
+
+// doWithReply is do, and returns what else the reply says.
+func (c *Client) doWithReply(ctx context.Context, q call, out any) (last reply, err error) {
 	var body []byte
 	if q.body != nil {
 		if body, err = json.Marshal(q.body); err != nil {
-			return nil, fmt.Errorf("encode the request: %w", err)
+			return reply{}, fmt.Errorf("encode the request: %w", err)
 		}
 	}
 	err = c.each(ctx, func(server *url.URL) error {
-		h, b, err := c.attempt(ctx, server, q, body)
+		r, b, err := c.attempt(ctx, server, q, body)
 		take := func() error {
-			if header = h; err != nil {
+			if last = r; err != nil {
 				return err
 			}
 			if err := json.Unmarshal(b, out); err != nil {
@@ -97,14 +104,14 @@ func (c *Client) doWithHeader(ctx context.Context, q call, out any) (header http
 			}
 			return nil
 		}
-		since, stale := staleSince(h)
+		since, stale := staleSince(r.header)
 		if !stale || q.method != http.MethodGet {
 			return take()
 		}
 		q = q.hurried() // whoever knows better knows it now
 		return &staleAnswer{Stale{Server: server.String(), Since: since}, take}
 	})
-	return header, err
+	return last, err
 }
 
 // hurried returns the call without a wait, and with less patience.
@@ -173,9 +180,8 @@ func (c *Client) each(ctx context.Context, ask func(server *url.URL) error) erro
 	return unreachable
 }
 
-// attempt asks one server. Of an answer that is an [*Error] it returns the header
-// as well.
-func (c *Client) attempt(ctx context.Context, server *url.URL, q call, body []byte) (http.Header, []byte, error) {
+// attempt asks one server.
+func (c *Client) attempt(ctx context.Context, server *url.URL, q call, body []byte) (reply, []byte, error) {
 	if q.timeout == 0 {
 		q.timeout = attemptTimeout
 	}
@@ -183,17 +189,17 @@ func (c *Client) attempt(ctx context.Context, server *url.URL, q call, body []by
 	defer cancel()
 	resp, err := c.send(ctx, server, q, body)
 	if e, ok := errors.AsType[*Error](err); ok {
-		return e.header, nil, err
+		return reply{header: e.header}, nil, err
 	}
 	if err != nil {
-		return nil, nil, err
+		return reply{}, nil, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the reply: %w", err)
+		return reply{}, nil, fmt.Errorf("read the reply: %w", err)
 	}
-	return resp.Header, b, nil
+	return reply{resp.StatusCode, resp.Header}, b, nil
 }
 
 // send sends a request to one server. A reply that is no success is an

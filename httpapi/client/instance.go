@@ -136,19 +136,22 @@ func escapeID(id string) string {
 // is on disk and in DNS when Register returns. Without heartbeats it is gone
 // after its TTL; a [Keeper] sends them.
 func (c *Client) Register(ctx context.Context, r Registration) (Instance, error) {
-	return c.register(ctx, r, 0)
+	i, _, err := c.register(ctx, r, 0)
+	return i, err
 }
 
-func (c *Client) register(ctx context.Context, r Registration, timeout time.Duration) (i Instance, err error) {
+// register also says whether the instance is new: nothing was registered under
+// its ID before.
+func (c *Client) register(ctx context.Context, r Registration, timeout time.Duration) (i Instance, created bool, err error) {
 	method := http.MethodPut
 	if r.ID == "" {
 		method = http.MethodPost
 	}
-	err = c.do(ctx, call{method: method, path: instancePath(r.Service, r.ID, ""), body: r, timeout: timeout}, &i)
+	said, err := c.doWithReply(ctx, call{method: method, path: instancePath(r.Service, r.ID, ""), body: r, timeout: timeout}, &i)
 	if err != nil {
-		return Instance{}, fmt.Errorf("register %s: %w", name(r.Service, r.ID), err)
+		return Instance{}, false, fmt.Errorf("register %s: %w", name(r.Service, r.ID), err)
 	}
-	return i, nil
+	return i, said.status == http.StatusCreated, nil
 }
 
 // name is what errors call an instance.
@@ -197,11 +200,11 @@ func (c *Client) Drain(ctx context.Context, service, id string) (Removal, error)
 }
 
 func (c *Client) remove(ctx context.Context, service, id string, query url.Values) (r Removal, err error) {
-	header, err := c.doWithHeader(ctx, call{method: http.MethodDelete, path: instancePath(service, id, ""), query: query}, &r)
+	said, err := c.doWithReply(ctx, call{method: http.MethodDelete, path: instancePath(service, id, ""), query: query}, &r)
 	if err != nil {
 		return Removal{}, err
 	}
-	r.SafeIn = untilSafe(r.SafeAfter, time.Now(), header.Get("Date"))
+	r.SafeIn = untilSafe(r.SafeAfter, time.Now(), said.header.Get("Date"))
 	return r, nil
 }
 

@@ -28,6 +28,7 @@ type Keeper struct {
 
 	mu         sync.Mutex    // guards what follows
 	registered *Instance     // as the server had it; nil: not registered yet
+	found      bool          // see Found
 	weight     *uint16       // what SetWeight said last
 	status     Status        // what SetStatus said last
 	end        time.Time     // when the lease is over if nothing more is heard; zero: never
@@ -186,12 +187,12 @@ func (k *Keeper) register(ctx context.Context) (time.Duration, error) {
 		r.Weight = k.weight
 	}
 	k.mu.Unlock()
-	i, err := k.Client.register(ctx, r, patience(third(r.TTL)))
+	i, created, err := k.Client.register(ctx, r, patience(third(r.TTL)))
 	if err != nil {
 		return 0, err
 	}
 	k.mu.Lock()
-	k.registered = &i
+	k.registered, k.found = &i, !created
 	k.renewed(i.TTL)
 	saysMore := k.status != "" && k.status != Up // which no registration can say
 	k.unsaid = saysMore
@@ -239,6 +240,15 @@ func (k *Keeper) Instance() Instance {
 		return Instance{}
 	}
 	return *k.registered
+}
+
+// Found reports whether the instance was there already when it was last
+// registered: somebody else may have registered it, such as an earlier run of
+// this program, or it was this one, by a request whose reply was lost.
+func (k *Keeper) Found() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.found
 }
 
 // SetWeight has the instance's share among its equals changed at once.

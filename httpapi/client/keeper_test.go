@@ -180,7 +180,7 @@ func TestKeeperHanging(t *testing.T) {
 // What is removed by somebody else is registered again.
 func TestKeeperForgotten(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *store.Registry, c *client.Client, a, _ *host) {
-		keep(t, c)
+		k := keep(t, c)
 		before := a.changes.Load()
 		if _, err := c.Deregister(t.Context(), "web", "a1"); err != nil {
 			t.Fatal(err)
@@ -188,6 +188,30 @@ func TestKeeperForgotten(t *testing.T) {
 		storetest.Advance(time.Second)
 		if live(r) != 1 || a.changes.Load() != before+1 {
 			t.Errorf("%d live after %d registrations", live(r), a.changes.Load()-before)
+		}
+		if k.Found() {
+			t.Error("it found what it has made itself")
+		}
+	})
+}
+
+// It knows whether the instance was there before it, for as long as that one
+// lasts.
+func TestKeeperFound(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *store.Registry, c *client.Client, _, _ *host) {
+		first, second := keep(t, c), keep(t, c)
+		if first.Found() || !second.Found() {
+			t.Errorf("found by the first: %v, by the second: %v", first.Found(), second.Found())
+		}
+		if err := first.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := first.Deregister(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		storetest.Advance(time.Second)
+		if live(r) != 1 || second.Found() {
+			t.Errorf("%d live, found by the second: %v, which has registered it again", live(r), second.Found())
 		}
 	})
 }
