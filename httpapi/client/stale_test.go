@@ -205,45 +205,86 @@ func TestWatchStays(t *testing.T) {
 	}
 }
 
-// fickle is two servers that are never cut off when they are asked, and always
-// when they are watched.
-type fickle struct{ watched, asked atomic.Int64 }
+// fickle is two servers that are always cut off when they are watched, and never
+// when they are asked, unless they are stale then as well.
+type fickle struct {
+	stale          bool
+	watched, asked atomic.Int64
+}
 
 // RoundTrip implements [http.RoundTripper].
 func (f *fickle) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp := &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: http.NoBody}
 	if req.Method == http.MethodHead {
 		f.asked.Add(1)
+		if f.stale {
+			resp.Header.Set("Roster-Stale", "7")
+		}
 		return resp, nil
 	}
 	f.watched.Add(1)
 	r, w := io.Pipe()
 	go func() {
+		tick := time.NewTicker(15 * time.Second)
+		defer tick.Stop()
 		_, _ = io.WriteString(w, "retry: 1000\nid: 7\n\nevent: stale\ndata: {\"stale\":true}\n\n") // the reader may have gone
-		<-req.Context().Done()
-		w.CloseWithError(req.Context().Err())
+		for {
+			select {
+			case <-tick.C:
+				_, _ = io.WriteString(w, ":\n\n") // here, too
+			case <-req.Context().Done():
+				w.CloseWithError(req.Context().Err())
+				return
+			}
+		}
 	}()
 	resp.Body = r
 	return resp, nil
+}
+
+// watch watches for 10 minutes, in which nothing happens, and returns what it was
+// told of servers.
+func (f *fickle) watch(t *testing.T) (said []client.Stale) {
+	t.Helper()
+	c := &client.Client{
+		Servers: []string{"a:80", "b:80"}, HTTP: &http.Client{Transport: f},
+		OnStale: func(s client.Stale) { said = append(said, s) },
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for e, err := range c.Watch(ctx, "") {
+			t.Errorf("it was told of %v, %v", e, err)
+		}
+	})
+	storetest.Advance(10 * time.Minute)
+	cancel()
+	watching.Wait()
+	return said
 }
 
 // Between two servers that it would leave at once it goes to and fro ever slower.
 func TestWatchDoesNotFlap(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := &fickle{}
-		c := &client.Client{Servers: []string{"a:80", "b:80"}, HTTP: &http.Client{Transport: f}}
-		ctx, cancel := context.WithCancel(t.Context())
-		var watching sync.WaitGroup
-		watching.Go(func() {
-			for e, err := range c.Watch(ctx, "") {
-				t.Errorf("it was told of %v, %v", e, err)
-			}
-		})
-		storetest.Advance(10 * time.Minute)
-		cancel()
-		watching.Wait()
-		if n := f.watched.Load(); n < 100 || n > 300 || f.asked.Load() > n {
-			t.Errorf("in 10 minutes it watched %d times and asked %d times", n, f.asked.Load())
+		said := f.watch(t)
+		if n := f.watched.Load(); n < 100 || n > 300 || f.asked.Load() > n || int64(len(said)) != n-1 {
+			t.Errorf("in 10 minutes it watched %d times, asked %d times, and told of %d moves", n, f.asked.Load(), len(said))
+		}
+	})
+}
+
+// Where all are cut off for long, it stays, says so once, and asks the others ever
+// slower.
+func TestWatchStaysForLong(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := &fickle{stale: true}
+		said := f.watch(t)
+		if n := f.asked.Load(); n < 100 || n > 300 || f.watched.Load() != 1 {
+			t.Errorf("in 10 minutes it watched %d times and asked %d times", f.watched.Load(), n)
+		}
+		if want := []client.Stale{{Server: "http://a:80", Watching: "http://a:80"}}; !reflect.DeepEqual(said, want) {
+			t.Errorf("it was told of %+v, want %+v", said, want)
 		}
 	})
 }
