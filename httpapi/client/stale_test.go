@@ -120,6 +120,29 @@ func TestStaleIsTaken(t *testing.T) {
 	}
 }
 
+// refusing is servers that are cut off and refuse everything.
+type refusing struct{ asked atomic.Int64 }
+
+// RoundTrip implements [http.RoundTripper].
+func (r *refusing) RoundTrip(*http.Request) (*http.Response, error) {
+	r.asked.Add(1)
+	return &http.Response{StatusCode: http.StatusNotFound, Header: http.Header{"Roster-Stale": {"7"}}, Body: http.NoBody}, nil
+}
+
+// What a server says to a change holds, whatever it knows of others: it is not
+// made a second time elsewhere.
+func TestStaleIsNoneOfAChange(t *testing.T) {
+	t.Parallel()
+	r := &refusing{}
+	c := &client.Client{
+		Servers: []string{"a:80", "b:80"}, HTTP: &http.Client{Transport: r},
+		OnStale: func(s client.Stale) { t.Errorf("it was told of %+v", s) },
+	}
+	if _, err := c.Deregister(t.Context(), "web", "a1"); !errors.Is(err, client.ErrNotFound) || r.asked.Load() != 1 {
+		t.Errorf("after %d requests it ended with %v", r.asked.Load(), err)
+	}
+}
+
 // Of several servers, an error says which one spoke; one is known.
 func TestErrorsNameTheServer(t *testing.T) {
 	inBubble(t, func(t *testing.T, _ *store.Registry, c *client.Client, a, b *host) {
