@@ -18,13 +18,19 @@ import (
 // startEtcd runs a cluster of one member, and returns its client URL.
 func startEtcd(t *testing.T) string {
 	t.Helper()
+	url, _ := runEtcd(t)
+	return url
+}
+
+// runEtcd is startEtcd for who wants to do something to the member.
+func runEtcd(t *testing.T) (url string, member *process) {
+	t.Helper()
 	path := tool(t, "etcd")
 	ports := freePorts(t, 2)
 	clients, peers := "http://"+ports[0], "http://"+ports[1]
 	cmd := exec.Command(path, "--name", "one", "--data-dir", t.TempDir(), "--listen-client-urls", clients, "--advertise-client-urls", clients,
 		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "one="+peers, "--log-level", "error")
-	start(t, cmd)
-	return clients
+	return clients, start(t, cmd)
 }
 
 // freePorts returns addresses on which nothing listens.

@@ -30,6 +30,7 @@ func TestPage(t *testing.T) {
 		"Churn":         testPageChurn,
 		"Connection":    testPageConnection,
 		"Cut":           testPageCut,
+		"CutOff":        testPageCutOff,
 		"Token":         testPageToken,
 		"Keyboard":      testPageKeyboard,
 		"Leases":        testPageLeases,
@@ -288,6 +289,51 @@ func testPageCut(t *testing.T, browser context.Context) {
 	}
 	if resets, changes, banners := p.number("model.resets"), p.number("model.changes"), p.number("window.banners"); resets != 1 || changes != 2 || banners != 0 {
 		t.Errorf("after two cuts: the state was read %v times, %v changes were taken in, %v banners shown", resets, changes, banners)
+	}
+}
+
+// The server is cut off from its etcd and in touch again: the page says so, both
+// times, and between them says nothing else, whatever becomes of its connection.
+func testPageCutOff(t *testing.T, browser context.Context) {
+	url, etcd := runEtcd(t)
+	r := startRoster(t, t.TempDir(), "--store", "etcd://"+strings.TrimPrefix(url, "http://")+"/roster")
+	r.register(t, "web", "a1", `{"address":"10.0.0.1","permanent":true}`)
+	cut := r.between(t)
+	p := openPage(t, browser, r, desktop, "", "net::ERR_")
+	p.visible("#link", "Live")
+	p.visible("#instances .id", "a1")
+	p.read(`(window.said = [], new MutationObserver(() => window.said.push(document.querySelector("#say").textContent))
+		.observe(document.querySelector("#say"), { childList: true, characterData: true, subtree: true }), 0)`, new(int))
+	p.read(`(window.states = [], new MutationObserver(([m]) => window.states.push(m.target.dataset.state))
+		.observe(document.querySelector("#link"), { attributes: true, attributeFilter: ["data-state"] }), 0)`, new(int))
+	heal := etcd.hold()
+	p.visible("#link", "Cut off")
+	p.visible("#lost", "This server is cut off from etcd. What you see is from ")
+	p.visible("#lost", "Ask another server, or wait: it goes on by itself.")
+	p.visible("#instances .id", "a1")
+	p.shows("rows that are seen not to be live, and nothing to press", `document.body.classList.contains("stale") && !document.querySelector("#lost-button").checkVisibility()`)
+	p.shows("it is said to who cannot see it", `document.querySelector("#whisper").textContent.startsWith("This server is cut off from etcd.")`)
+	p.keep("cut off")
+
+	p.shows("a steady connection", `(window.since ??= performance.now()) < performance.now() - 2500`)
+	cut(func() {})
+	p.shows("a new connection, which says the same", `/^cut,.*live,cut$/.test(window.states.join())`)
+	p.visible("#lost", "This server is cut off from etcd.")
+	if said := p.text("window.said.join()"); said != "" {
+		t.Errorf("while the server is cut off, the page says %q", said)
+	}
+
+	heal()
+	p.visible("#link", "Live")
+	p.visible("#say", "The server is in touch again. What you see is live.")
+	p.shows("no banner", `document.querySelector("#lost").hidden && !document.body.classList.contains("stale")`)
+	until(t, 10*time.Second, "it takes registrations", func() bool {
+		status, _, err := r.call(http.MethodPut, "/v1/services/web/instances/a2", `{"address":"10.0.0.2","permanent":true}`)
+		return err == nil && status < 300
+	})
+	p.visible("#instances .id", "a2")
+	if n := p.number("model.resets"); n != 1 {
+		t.Errorf("the state was read %v times", n)
 	}
 }
 

@@ -30,7 +30,7 @@ export class Link {
   }
 
   /** set takes the stream's state and what it says of it. */
-  set(to, { why = "", again = 0, since = 0 } = {}) {
+  set(to, { why = "", again = 0, since = 0, stale = false } = {}) {
     const before = this.#state;
     if (to === "cut") this.#since = since;
     if (to === "lost" && before === "live") this.#since = Date.now();
@@ -45,8 +45,9 @@ export class Link {
     if (to === "refused") this.#refused();
     if (to === "cut") this.#cut();
     $("lost-button").hidden = to === "cut";
-    if (to === "live" && before === "cut") this.does.say("The server is in touch again. What you see is live.");
-    if (to === "live" && before === "lost") this.does.say("The connection is back. What you see is live again.");
+    const good = to === "live" && !stale;
+    if (good && before === "cut") this.does.say("The server is in touch again. What you see is live.");
+    if (good && before === "lost") this.does.say("The connection is back. What you see is live again.");
     if (to !== before) this.does.changed();
   }
 

@@ -56,8 +56,9 @@ export class Stream {
   #wake = null; // ends the wait for the next try
   #anew = false; // the cut was wanted
 
-  /** onEvent gets each event; onState "connecting", "live", "lost" (with why,
-   * and when the next try is) or "refused" (with why). */
+  /** onEvent gets each event; onState "connecting", "live" (with whether the
+   * server is cut off, of which an event tells more), "lost" (with why, and when
+   * the next try is) or "refused" (with why). */
   constructor(api, onEvent, onState) {
     this.api = api;
     this.onEvent = onEvent;
@@ -121,7 +122,7 @@ export class Stream {
     try {
       const response = await this.api.request("GET", "v1/events", { headers, signal: cut.signal });
       began = performance.now();
-      this.onState("live");
+      this.onState("live", { stale: response.headers.has("Roster-Stale") });
       const parser = new Parser(this.onEvent);
       parser.lastId = this.#lastId;
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
