@@ -20,8 +20,8 @@ type clock struct {
 	wound atomic.Pointer[winding]
 	held  atomic.Int32 // how many keep it from being wound
 
-	// goesOn is called right before the clock goes on that has stood, with the
-	// moment from which on it does.
+	// goesOn is called right before the clock goes on that has stood, and right
+	// after, with the moment from which on it does.
 	goesOn func(real time.Duration)
 
 	// What follows belongs to the goroutine that ticks.
@@ -76,8 +76,7 @@ func (c *clock) windUntil(until time.Duration) {
 		if real >= until {
 			return
 		}
-		c.wake(w, real)
-		if c.wound.CompareAndSwap(w, &winding{real, now, until - real}) {
+		if c.wind(w, &winding{real, now, until - real}) {
 			return
 		}
 	}
@@ -92,18 +91,27 @@ func (c *clock) goOn(ahead, until time.Duration) {
 		if real >= until {
 			return
 		}
-		c.wake(w, real)
-		if c.wound.CompareAndSwap(w, &winding{real, max(now, Instant(real+ahead)), until - real}) {
+		if c.wind(w, &winding{real, max(now, Instant(real+ahead)), until - real}) {
 			return
 		}
 	}
 }
 
-// wake is called before a winding is replaced by one with which the clock goes.
-func (c *clock) wake(w *winding, real time.Duration) {
-	if _, stands := w.at(real); stands > 0 && c.goesOn != nil {
-		c.goesOn(real)
+// wind replaces a winding by one with which the clock goes, and reports whether it
+// was still in place. Where the clock has stood, it tells before that, so that
+// nobody sees it go with leases of when it stood; and after it, for in between
+// somebody may have looked and taken it to stand.
+func (c *clock) wind(w, next *winding) bool {
+	_, stands := w.at(next.real)
+	tells := stands > 0 && c.goesOn != nil
+	if tells {
+		c.goesOn(next.real)
 	}
+	wound := c.wound.CompareAndSwap(w, next)
+	if tells && wound {
+		c.goesOn(next.real)
+	}
+	return wound
 }
 
 // advance puts the clock forward.
@@ -126,9 +134,7 @@ func newClock() *clock {
 
 // start lets the clock go, without ticks until run winds it.
 func (c *clock) start() {
-	real := c.real()
-	c.wake(c.wound.Load(), real)
-	c.wound.Store(&winding{real: real, most: math.MaxInt64})
+	c.wind(c.wound.Load(), &winding{real: c.real(), most: math.MaxInt64})
 }
 
 // real returns the present moment of the clock that it follows.
@@ -182,8 +188,7 @@ func (c *clock) tick(real time.Duration) (lasted, extends time.Duration) {
 	// The clock must not stand for more than half of the time in which ticks
 	// come, or a server that is always short of time would keep the dead.
 	c.credit = min(c.credit+now.Sub(w.lease), maxGrace)
-	c.wake(w, real)
-	c.wound.Store(&winding{real, now, windTime})
+	c.wind(w, &winding{real, now, windTime})
 	return 0, 0
 }
 

@@ -84,3 +84,10 @@ func CommitWeights(ctx context.Context, r *Registry) {
 
 // SetConfirmed sets until when the registry counts as confirmed.
 func (r *Registry) SetConfirmed(age time.Duration) { r.confirmed.Store(int64(age)) }
+
+// AfterGoesOn has a function called right after what is done where the lease clock
+// goes on.
+func AfterGoesOn(r *Registry, do func()) {
+	before := r.clock.goesOn
+	r.clock.goesOn = func(real time.Duration) { before(real); do() }
+}

@@ -190,7 +190,10 @@ func (d *drains) keepTime(r *Registry, real time.Duration) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	now, _ := r.clock.at(real)
+	now, stands := r.clock.at(real)
+	if stands <= 0 {
+		return // it has been wound since
+	}
 	if !d.stands {
 		d.stands = true
 		for l, end := range d.ends {

@@ -209,3 +209,28 @@ func TestDrainsWhileClockStands(t *testing.T) {
 		}
 	})
 }
+
+// A query between the moment at which drains are put right and that at which the
+// clock goes takes nothing from them.
+func TestDrainAskedForWhileClockGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, done := storetest.Open(t, memory, store.Config{})
+		defer done()
+		store.AfterGoesOn(r, func() { r.Now() })
+		i := storetest.Instance("web", "a1")
+		i.TTL = time.Minute
+		storetest.Register(t, r, i)
+		r.Service("web").HandOut(r.Now().Add(9700 * time.Millisecond))
+		gone, err := r.Drain(t.Context(), "web", "a1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		release := r.Hold()
+		storetest.Advance(3 * time.Second)
+		release()
+		storetest.Advance(time.Until(gone.SafeAfter) - 100*time.Millisecond)
+		if v := r.Service("web"); v == nil || !v.All()[0].Lease.Alive(r.Now()) {
+			t.Errorf("it is gone %v before it is safe", time.Until(gone.SafeAfter))
+		}
+	})
+}

@@ -142,7 +142,7 @@ func (t *ticks) back(n uint64, revision int64) (sentTick, bool) {
 // much its Age can be above ours at most; not ok where nothing is known about that.
 func (t *ticks) compare(server string, s stamp, age time.Duration) (most time.Duration, ok bool) {
 	a := t.apart[server]
-	if a != nil && s.age-age > a.most {
+	if a != nil && s.age-age > a.mostAt(age) {
 		// It was written before it came, so that the bound is wrong: our host was
 		// suspended, and its monotonic clock stood.
 		a = nil
@@ -275,7 +275,7 @@ func (s *Store) follow(server string, by tick) {
 		// The one that has stood the least counts: others may have to make up
 		// for something themselves. Who does not say anything is not waited for.
 		s.ticks.answers[server] = by.stood() - a.stood
-		if len(s.ticks.answers) < len(s.servers) && age-s.ticks.probe.age < lateTime {
+		if !s.answeredByAll() && age-s.ticks.probe.age < lateTime {
 			return
 		}
 		theirs := slices.Min(slices.Collect(maps.Values(s.ticks.answers)))
@@ -293,6 +293,17 @@ func (s *Store) follow(server string, by tick) {
 		makesUp = min(makesUp, ours)
 	}
 	s.goOn(time.Duration(now) + makesUp - age)
+}
+
+// answeredByAll reports whether all servers that are there have said how long their
+// clocks have stood.
+func (s *Store) answeredByAll() bool {
+	for id := range s.servers {
+		if _, ok := s.ticks.answers[id]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // stood is by how much the writer's lease clock was behind its Age, and so, but

@@ -103,6 +103,7 @@ func (k *known) renew(i *instance, end store.Instant, b *batch) {
 
 // add takes in that a batch has been written.
 func (k *known) add(key, server string) *batch {
+	k.drop(key) // it may come once more
 	b := &batch{key: key, server: server}
 	k.batches[key] = b
 	k.spare(b)
