@@ -179,6 +179,7 @@ func (e *entry) heard(fast, slow time.Duration) {
 
 // newWorld returns one that is yet to be opened.
 func newWorld(t *testing.T, seed uint64) *world {
+	t.Helper()
 	w := &world{T: t, seed: seed, rnd: rand.New(rand.NewPCG(seed, 0)), there: map[key]*entry{}, did: map[string]int{}}
 	w.disk = &disk{records: map[string][]byte{}, revision: 1000}
 	w.disk.wait = func() { w.lapse(time.Duration(w.rnd.IntN(4000)) * time.Millisecond) }
