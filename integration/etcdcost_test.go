@@ -91,8 +91,13 @@ func (f *batches) grow(t *testing.T, n int) {
 			for k := begin + c; k < n; k += at {
 				service, id := f.path(k)
 				body := fmt.Sprintf(`{"address":"10.%d.%d.%d","port":80,"ttl":30}`, k>>16, k>>8&255, k&255)
-				status, b, err := s.call(http.MethodPut, "/v1/services/"+service+"/instances/"+id, body)
-				if err != nil || status != http.StatusCreated {
+				path := "/v1/services/" + service + "/instances/" + id
+				status, b, err := s.call(http.MethodPut, path, body)
+				for try := 0; status == http.StatusServiceUnavailable && try < 5; try++ { // a busy machine: it says to try again
+					pause(t.Context(), time.Second)
+					status, b, err = s.call(http.MethodPut, path, body)
+				}
+				if err != nil || status > http.StatusCreated {
 					t.Errorf("register %s: %d %s %v", id, status, b, err)
 					return
 				}
