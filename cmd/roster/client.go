@@ -124,16 +124,16 @@ func advise(err error) error {
 
 // staleText says what became of a server that is cut off from the others.
 func staleText(s client.Stale) string {
-	from := cmp.Or(s.From, "the other servers")
+	from := cmp.Or(s.From, "its store") // which answers do not name
 	switch {
 	case s.Watching == "":
-		return fmt.Sprintf("warning: %s has been cut off from %s for %v, and this may be out of date: ask another one (--server)", s.Server, from, s.Since)
+		return fmt.Sprintf("warning: %s has been cut off from %s for %v, and no other in --server knows better, so this may be out of date: name one that does, or ask again later", s.Server, from, s.Since)
 	case s.Over:
 		return fmt.Sprintf("%s is in touch with %s again", s.Server, from)
 	case s.Watching != s.Server:
 		return fmt.Sprintf("%s is cut off from %s; watching %s", s.Server, from, s.Watching)
 	}
-	return fmt.Sprintf("%s is cut off from %s, and changes do not show until that is over: give it others to turn to (--server)", s.Server, from)
+	return fmt.Sprintf("%s is cut off from %s, and no other in --server is better: changes do not show until one is in touch again", s.Server, from)
 }
 
 // completionTime is how long a server may take to complete a word.

@@ -239,6 +239,10 @@ func logClocks(log logrus.FieldLogger, server string, thousandths float64) {
 
 // logReread says that the registry is now what is stored in etcd, and was not.
 func logReread(log logrus.FieldLogger, members []string, why error, by store.Difference) {
+	if by == (store.Difference{}) { // as when servers are started together
+		log.WithError(why).Infof("everything in etcd (%s) was read again, watchers begin anew: no instance has changed", strings.Join(members, ", "))
+		return
+	}
 	gone := ""
 	if by.Gone > 0 {
 		gone = "; those that are gone register again when their next heartbeat gets 404, permanent ones have to be registered by hand"

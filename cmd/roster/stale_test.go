@@ -67,7 +67,7 @@ func cutOffDNS(t *testing.T) (addr string) {
 func TestStaleWarning(t *testing.T) {
 	t.Parallel()
 	http, dns := cutOff(t), cutOffDNS(t)
-	byHTTP := "roster: warning: " + http + " has been cut off from the other servers for 0s, and this may be out of date: ask another one (--server)\n"
+	byHTTP := "roster: warning: " + http + " has been cut off from its store for 0s, and no other in --server knows better, so this may be out of date: name one that does, or ask again later\n"
 	for command, want := range map[string][2]string{
 		"services --server " + http:                           {"web ", byHTTP},
 		"services --server 127.0.0.1:1," + http:               {"web ", byHTTP},
@@ -92,9 +92,9 @@ func TestStaleWatchText(t *testing.T) {
 	const a, b = "http://a:8054", "http://b:8054"
 	for text, s := range map[string]client.Stale{
 		a + " is cut off from etcd; watching " + b: {Server: a, From: "etcd", Watching: b},
-		a + " is cut off from etcd, and changes do not show until that is over: give it others to turn to (--server)":                  {Server: a, From: "etcd", Watching: a, Since: time.Second},
-		a + " is in touch with the other servers again":                                                                                {Server: a, Watching: a, Over: true},
-		"warning: " + a + " has been cut off from the other servers for 1m0s, and this may be out of date: ask another one (--server)": {Server: a, Since: time.Minute},
+		a + " is cut off from etcd, and no other in --server is better: changes do not show until one is in touch again": {Server: a, From: "etcd", Watching: a, Since: time.Second},
+		a + " is in touch with etcd again": {Server: a, From: "etcd", Watching: a, Over: true},
+		"warning: " + a + " has been cut off from its store for 1m0s, and no other in --server knows better, so this may be out of date: name one that does, or ask again later": {Server: a, Since: time.Minute},
 	} {
 		if got := staleText(s); got != text {
 			t.Errorf("it says %q, want %q", got, text)

@@ -65,7 +65,8 @@ type seeker struct {
 
 	stop    context.CancelFunc // nil: it does not look
 	running sync.WaitGroup
-	told    bool // that it is cut off, and watched all the same
+	told    bool   // that it is cut off, and watched all the same
+	backend string // what it is cut off from, or was
 }
 
 // hear takes in what the stream says of its server.
@@ -79,9 +80,12 @@ func (s *seeker) hear(ctx context.Context, data []byte) error {
 		return fmt.Errorf("event stale: %w: %w", ErrUnreadable, err)
 	}
 	s.end()
+	if d.Stale {
+		s.backend = d.Backend // it does not say so again when that is over
+	}
 	stale := Stale{
 		Server: s.server.String(), Watching: s.server.String(),
-		Since: time.Duration(d.Seconds) * time.Second, From: d.Backend,
+		Since: time.Duration(d.Seconds) * time.Second, From: s.backend,
 	}
 	if d.Stale {
 		ctx, s.stop = context.WithCancel(ctx)

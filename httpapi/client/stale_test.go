@@ -218,7 +218,7 @@ func TestWatchStays(t *testing.T) {
 			t.Errorf("of %v it was told of %+v", servers, got)
 		}
 		first.Confirm(first.Age() + 500*time.Millisecond)
-		if got := <-said; got.Server != a || got.Watching != a || !got.Over {
+		if got := <-said; got.Server != a || got.Watching != a || got.From != "the backend" || !got.Over {
 			t.Errorf("of %v it was told of %+v", servers, got)
 		}
 		storetest.Register(t, one, storetest.Instance("web", fmt.Sprint(len(servers), servers[len(servers)-1])))
