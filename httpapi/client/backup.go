@@ -15,7 +15,7 @@ const backupTime = 30 * time.Second
 
 // Backup writes to w a copy of the store of the first server that gives one, as
 // it is at one moment. It takes the rights read and register for all services.
-// After an error what w has got is no backup.
+// After an error, one of w among them, what w has got is no backup.
 func (c *Client) Backup(ctx context.Context, w io.Writer) error {
 	var cut error
 	err := c.each(ctx, func(server *url.URL) error {
@@ -41,8 +41,26 @@ func (c *Client) backup(ctx context.Context, server *url.URL, w io.Writer) (bega
 	}
 	defer resp.Body.Close()
 	alarm.Stop()
-	if _, err := io.Copy(w, resp.Body); err != nil {
-		return true, fmt.Errorf("the server %s cut it off: %w; try again", server, err)
+	from := &source{Reader: resp.Body}
+	_, err = io.Copy(w, from)
+	if from.err != nil {
+		err = fmt.Errorf("the server %s cut it off: %w; try again", shown(server), from.err)
 	}
-	return true, nil
+	return true, err
+}
+
+// source keeps the error of a reader: what w could not take is not the server's
+// fault.
+type source struct {
+	io.Reader
+	err error
+}
+
+// Read implements [io.Reader].
+func (s *source) Read(b []byte) (int, error) {
+	n, err := s.Reader.Read(b)
+	if err != io.EOF { //nolint:errorlint // as io.Reader has it
+		s.err = err
+	}
+	return n, err
 }

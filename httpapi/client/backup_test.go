@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"bytes"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -38,5 +39,21 @@ func TestBackup(t *testing.T) {
 		if b.String() != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%v: %q, %v; want %q, %q", c.servers, b.String(), err, c.want, c.err)
 		}
+	}
+}
+
+// full takes nothing.
+type full struct{}
+
+// Write implements [io.Writer].
+func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
+
+// That there is no room for a backup is not put down to the server.
+func TestBackupWithoutRoom(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("all")) }))
+	defer s.Close()
+	if err := (&client.Client{Servers: []string{s.URL}}).Backup(t.Context(), full{}); err == nil || err.Error() != "no space left" {
+		t.Errorf("it ended with %v", err)
 	}
 }

@@ -109,7 +109,7 @@ func (c *Client) doWithReply(ctx context.Context, q call, out any) (last reply, 
 			return take()
 		}
 		q = q.hurried() // whoever knows better knows it now
-		return &staleAnswer{Stale{Server: server.String(), Since: since}, take}
+		return &staleAnswer{Stale{Server: shown(server), Since: since}, take}
 	})
 	return last, err
 }
@@ -137,7 +137,7 @@ func (c *Client) each(ctx context.Context, ask func(server *url.URL) error) erro
 		if err == nil || len(servers) == 1 {
 			return err
 		}
-		return fmt.Errorf("%s: %w", strings.TrimSuffix(servers[at].Redacted(), "/"), err)
+		return fmt.Errorf("%s: %w", shown(servers[at]), err)
 	}
 	unreachable := &UnreachableError{}
 	var (
@@ -166,7 +166,7 @@ func (c *Client) each(ctx context.Context, ask func(server *url.URL) error) erro
 		case e != nil:
 			said = by(at, err)
 		default:
-			unreachable.add(servers[at].String(), err)
+			unreachable.add(shown(servers[at]), err)
 		}
 	}
 	switch {
@@ -238,6 +238,10 @@ func (c *Client) send(ctx context.Context, server *url.URL, q call, body []byte)
 	}
 	return resp, nil
 }
+
+// shown is what people are shown of a server's URL: it may have a password for a
+// proxy.
+func shown(server *url.URL) string { return strings.TrimSuffix(server.Redacted(), "/") }
 
 // servers reads Servers.
 func (c *Client) servers() ([]*url.URL, error) {

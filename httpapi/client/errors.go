@@ -78,7 +78,7 @@ func readError(req *http.Request, resp *http.Response) *Error {
 // UnreachableError says that none of the servers answered. It wraps the
 // reasons.
 type UnreachableError struct {
-	Servers []string // their URLs
+	Servers []string // their URLs, without passwords
 	Reasons []error  // why not, one for each server
 }
 

@@ -16,7 +16,7 @@ import (
 // Stale tells of a server that is cut off from the store which it shares with
 // others: what it says may be out of date.
 type Stale struct {
-	Server string        // its URL
+	Server string        // its URL, without its password
 	Since  time.Duration // for how long nothing that it says can be confirmed, in whole seconds
 	From   string        // what it is cut off from, such as etcd; "" where it did not say
 
@@ -84,7 +84,7 @@ func (s *seeker) hear(ctx context.Context, data []byte) error {
 		s.backend = d.Backend // it does not say so again when that is over
 	}
 	stale := Stale{
-		Server: s.server.String(), Watching: s.server.String(),
+		Server: shown(s.server), Watching: shown(s.server),
 		Since: time.Duration(d.Seconds) * time.Second, From: s.backend,
 	}
 	if d.Stale {

@@ -143,6 +143,23 @@ func TestStaleIsNoneOfAChange(t *testing.T) {
 	}
 }
 
+// What a server's URL has of a password is in no text.
+func TestPasswordsAreNotShown(t *testing.T) {
+	inTwo(t, func(t *testing.T, c *client.Client, said *[]client.Stale, a, b *host, _ *storetest.Shared) {
+		t.Helper()
+		c.Servers = []string{"http://me:secret@a:80", "http://me:secret@b:80"}
+		b.away.Store(true)
+		_, err := c.Services(t.Context(), client.Query{})
+		if err != nil || len(*said) != 1 || (*said)[0].Server != "http://me:xxxxx@a:80" {
+			t.Errorf("%v, and it was told of %+v", err, *said)
+		}
+		a.away.Store(true)
+		if _, err = c.Services(t.Context(), client.Query{}); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "http://me:xxxxx@b:80 (") {
+			t.Errorf("nobody answers: %v", err)
+		}
+	})
+}
+
 // Of several servers, an error says which one spoke; one is known.
 func TestErrorsNameTheServer(t *testing.T) {
 	inBubble(t, func(t *testing.T, _ *store.Registry, c *client.Client, a, b *host) {

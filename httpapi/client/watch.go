@@ -170,8 +170,8 @@ func (w *watch) read(ctx context.Context, server *url.URL, q call) (began bool, 
 		return false, cause(ctx, err)
 	}
 	defer resp.Body.Close()
-	if w.from != nil && w.from.Server != server.String() {
-		w.from.Watching = server.String()
+	if w.from != nil && w.from.Server != shown(server) {
+		w.from.Watching = shown(server)
 		w.client.reportStale(*w.from)
 	}
 	w.from = nil
