@@ -101,7 +101,7 @@ func TestStaleWatchText(t *testing.T) {
 		}
 	}
 	w := &watched{note: "cut off"}
-	for _, want := range []string{"cut off; web: 0 instances", "\x1b[2Jweb: 0 instances"} {
+	for _, want := range []string{"\x1b[2Jweb: 0 instances, 0 up\ncut off\n", "\x1b[2Jweb: 0 instances, 0 up\n\n"} {
 		var out bytes.Buffer
 		if err := w.draw(&out, "web", false, false, 24); err != nil || !strings.Contains(out.String(), want) {
 			t.Errorf("it draws %q, %v; want %q", out.String(), err, want)

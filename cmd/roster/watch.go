@@ -200,9 +200,6 @@ func (w *watched) draw(out io.Writer, service string, wide, colour bool, lines i
 	if w.last != "" {
 		head += ", last: " + w.last
 	}
-	if w.note != "" {
-		head = w.note + "; " + head
-	}
 	if w.lost != nil {
 		head = "connection lost, trying again: " + w.lost.Error()
 	}
@@ -224,7 +221,7 @@ func (w *watched) draw(out io.Writer, service string, wide, colour bool, lines i
 		t.add(row...)
 	}
 	var b strings.Builder
-	b.WriteString("\x1b[?7l\x1b[H\x1b[2J" + head + "\n\n")
+	b.WriteString("\x1b[?7l\x1b[H\x1b[2J" + head + "\n" + w.note + "\n")
 	if err := t.write(&b, colour); err != nil {
 		return err
 	}

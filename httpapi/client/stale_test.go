@@ -214,11 +214,12 @@ func TestWatchMoves(t *testing.T) {
 // Where none is better it stays, and says so, once; and hears when that is over.
 func TestWatchStays(t *testing.T) {
 	t.Parallel()
-	first, one := sharing(t, 1)
-	_, two := sharing(t, 1)
-	a, _ := serve(t, one, "")
-	b, _ := serve(t, two, "")
-	for _, servers := range [][]string{{a, b}, {a, "http://127.0.0.1:1"}, {a}} {
+	_, other := sharing(t, 1)
+	b, _ := serve(t, other, "")
+	for _, others := range [][]string{{b}, {"http://127.0.0.1:1"}, nil} {
+		backend, r := sharing(t, 1)
+		a, _ := serve(t, r, "")
+		servers := append([]string{a}, others...)
 		said := make(chan client.Stale, 10)
 		c := &client.Client{Servers: servers, OnStale: func(s client.Stale) { said <- s }}
 		p := pull(t, c.Watch(t.Context(), ""))
@@ -234,11 +235,11 @@ func TestWatchStays(t *testing.T) {
 		if got := <-said; got.Server != a || got.Watching != a || got.Over {
 			t.Errorf("of %v it was told of %+v", servers, got)
 		}
-		first.Confirm(first.Age() + 500*time.Millisecond)
+		backend.Confirm(backend.Age() + time.Hour)
 		if got := <-said; got.Server != a || got.Watching != a || got.From != "the backend" || !got.Over {
 			t.Errorf("of %v it was told of %+v", servers, got)
 		}
-		storetest.Register(t, one, storetest.Instance("web", fmt.Sprint(len(servers), servers[len(servers)-1])))
+		storetest.Register(t, r, storetest.Instance("web", "a1"))
 		if e := <-came; e.Kind != client.Registered {
 			t.Errorf("then came %+v", e)
 		}
