@@ -59,7 +59,7 @@ type source struct {
 // Read implements [io.Reader].
 func (s *source) Read(b []byte) (int, error) {
 	n, err := s.Reader.Read(b)
-	if err != io.EOF { //nolint:errorlint // as io.Reader has it
+	if !errors.Is(err, io.EOF) {
 		s.err = err
 	}
 	return n, err
