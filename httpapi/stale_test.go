@@ -177,7 +177,7 @@ func TestStaleStreams(t *testing.T) {
 		waits <- resp
 	}()
 	eventually(t, "it waits", func() bool { return s.Watchers() == len(streams)+1 })
-	b.Confirm(b.Age() + 500*time.Millisecond)
+	b.Confirm(b.Age() + 2*time.Second)
 	stale(false, streams...)
 	stale(true, streams...)
 	b.Confirm(b.Age() + time.Hour)

@@ -92,6 +92,9 @@ func storeBackupCommand() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 {
+				if err := layer(cmd.Flags(), os.LookupEnv); err != nil { // asking does that otherwise
+					return err
+				}
 				return backUp(cmd, args[1], force, func(w io.Writer) error { return bolt.Copy(args[0], w) })
 			}
 			return f.asking(func(ctx context.Context, cmd *cobra.Command, c *client.Client, args []string) error {
