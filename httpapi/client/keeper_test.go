@@ -127,7 +127,7 @@ func TestKeeperAway(t *testing.T) {
 		if n := b.requests.Load(); n < 30 || n > 80 {
 			t.Errorf("%d attempts in a minute, want one every 1 to 2 s", n)
 		}
-		k.wantSaid(t, "no server answers: http://10.0.0.1:8054 (connection refused), http://10.0.0.2:8054/ (connection refused)")
+		k.wantSaid(t, "no server answers: http://10.0.0.1:8054 (connection refused), http://10.0.0.2:8054 (connection refused)")
 		b.away.Store(false)
 		storetest.Advance(2100 * time.Millisecond)
 		if live(r) != 1 {
