@@ -112,7 +112,7 @@ func TestEtcdTTLs(t *testing.T) {
 	rnd := seeded(t)
 	h := newHosts(t)
 	a, b := h.servers[0], h.servers[1]
-	ctx, cancel := context.WithTimeout(t.Context(), lasts+time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), lasts+4*time.Minute)
 	defer cancel()
 	holders := h.leaseholders(50)
 	before := h.extensions(t)

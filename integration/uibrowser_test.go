@@ -169,7 +169,7 @@ func (p *page) number(expression string) (n float64) {
 // shows waits until an expression is true.
 func (p *page) shows(what, expression string) {
 	p.Helper()
-	until(p.T, 20*time.Second, what, func() (ok bool) {
+	until(p.T, time.Minute, what, func() (ok bool) {
 		p.read("Boolean("+expression+")", &ok)
 		return ok
 	})
