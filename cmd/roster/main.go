@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"sync"
 
 	"github.com/spf13/cobra"
 )
@@ -45,13 +46,17 @@ func rootCommand() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cobra.EnableCommandSorting = false // it stays in the order of a first look
+	inOrder()
 	root.AddCommand(serveCommand(), runCommand(), registerCommand(), heartbeatCommand(), deregisterCommand(),
 		servicesCommand(), instancesCommand(), watchCommand(), resolveCommand(),
 		storeCommand(), tokenCommand(), completionCommand(), versionCommand())
 	useHelp(root)
 	return root
 }
+
+// inOrder keeps commands in the order of a first look. It is for the whole program,
+// of which tests run several at a time.
+var inOrder = sync.OnceFunc(func() { cobra.EnableCommandSorting = false })
 
 func run(args []string, stdout, stderr io.Writer) int {
 	root := rootCommand()
